@@ -1,0 +1,438 @@
+//! Parameters under their published names.
+//!
+//! A [`Checkpoint`] is opened from safetensors (one file, or shards with their index), or, with the feature `pytorch`,
+//! from `.pt`, `.pth` and `.bin` files. It is loaded into a module by the names under which the module's parameters are
+//! published: Burn's path, with Burn's layout turned into PyTorch's (`gamma` is `weight`, linear weights are
+//! `[out, in]`), and then a table of the module's own, the function `names`. The same function serves [`save`], so what
+//! leanburn writes is what PyTorch's users read.
+//!
+//! Tensors are read one by one from a memory map, so the peak is the module and its largest tensor twice.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use burn::{
+    module::Module,
+    tensor::{DType, TensorData, backend::Backend},
+};
+use burn_store::{
+    Applier, ApplyError, BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter,
+    SafetensorsStore, TensorSnapshot,
+};
+use safetensors::{Dtype, View};
+
+use crate::{Error, Mismatch, Result, report};
+
+/// Names under which training programs wrap a state dict, or a model inside another.
+const WRAPPERS: [&str; 8] =
+    ["state_dict", "model_state_dict", "module", "model", "net", "network", "encoder", "backbone"];
+
+/// PyTorch's counter of batch norm's updates, which no computation here reads.
+const COUNTER: &str = "num_batches_tracked";
+
+/// The tensors of a checkpoint, read when they are used.
+pub struct Checkpoint {
+    path: PathBuf,
+    tensors: BTreeMap<String, TensorSnapshot>,
+    keep_types: bool,
+}
+
+impl Checkpoint {
+    /// Opens a `.safetensors`, `.pt`, `.pth` or `.bin` file, an index of shards (`*.index.json`), or a Hugging Face
+    /// folder that holds one of them.
+    ///
+    /// # Errors
+    ///
+    /// When a file is absent or is not of its format, or when a shard or a tensor of the index is missing.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = if path.is_dir() { file_of_folder(path)? } else { path.to_owned() };
+        let tensors = match extension(&file) {
+            "json" => open_shards(&file)?,
+            _ => open_file(&file)?,
+        };
+        Ok(Self { path: file, tensors, keep_types: false })
+    }
+
+    /// The tensors' names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A tensor's shape.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| &tensor.shape[..])
+    }
+
+    /// A tensor's values.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tensor, or it cannot be read.
+    pub fn read(&self, name: &str) -> Result<TensorData> {
+        let tensor = self.tensors.get(name).ok_or_else(|| {
+            let names = self.names().collect::<Vec<_>>().join(", ");
+            Error::format(&self.path, format!("tensor `{name}`"), format!("one of {names}"), "no such tensor")
+        })?;
+        tensor.to_data().map_err(|error| {
+            Error::format(&self.path, format!("tensor `{name}`"), "a readable tensor", error)
+        })
+    }
+
+    /// The checkpoint without the tensors that `unwanted` names, so that they are not reported as unexpected: a
+    /// classifier that a feature extractor has not, say.
+    pub fn without(mut self, unwanted: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|name, _| !unwanted(name));
+        self
+    }
+
+    /// Keeps the file's element types; otherwise values are cast to the module's.
+    pub fn keep_types(mut self) -> Self {
+        self.keep_types = true;
+        self
+    }
+
+    /// The module with its parameters read from this checkpoint. A wrapper around all of the module's names
+    /// (`module.`, `state_dict.`, `model.` and the like) is stripped, with what else the file holds beside it.
+    ///
+    /// - names: the published name of a parameter, from its path in PyTorch's terms
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] with every missing, unexpected and mis-shaped name; then nothing is loaded.
+    pub fn load_into<B: Backend, M: Module<B>>(
+        &self,
+        module: M,
+        names: impl Fn(&str) -> String,
+    ) -> Result<M> {
+        let parameters = parameters(&module, names);
+        let prefix = self.wrapper(&parameters);
+        let mut mismatch = Mismatch::default();
+        let mut consumed = BTreeSet::new();
+        let mut snapshots = Vec::new();
+        for parameter in &parameters {
+            let stored = format!("{prefix}{}", parameter.published);
+            let Some(tensor) = self.tensors.get(&stored) else {
+                mismatch.missing.push(stored);
+                continue;
+            };
+            if tensor.shape != parameter.snapshot.shape {
+                let reason =
+                    format!("expected {:?}, found {:?}", &parameter.snapshot.shape[..], &tensor.shape[..]);
+                mismatch.misshaped.push((stored.clone(), reason));
+            }
+            let dtype = if self.keep_types { tensor.dtype } else { parameter.snapshot.dtype };
+            snapshots.push(renamed(tensor, &parameter.path, dtype));
+            consumed.insert(stored);
+        }
+        mismatch.unexpected = self
+            .tensors
+            .keys()
+            .filter(|name| name.starts_with(&prefix) && !consumed.contains(*name) && !name.ends_with(COUNTER))
+            .cloned()
+            .collect();
+        if mismatch.is_empty() {
+            let mut applier = Applier::new(snapshots, None, Some(Box::new(PyTorchToBurnAdapter)), true);
+            let module = module.map(&mut applier);
+            let result = applier.into_result();
+            if result.errors.is_empty() && result.missing.is_empty() {
+                return Ok(module);
+            }
+            mismatch.misshaped = result.errors.iter().map(unreadable).collect();
+            mismatch.missing = result.missing.into_iter().map(|(path, _)| path).collect();
+        }
+        Err(Error::Checkpoint { path: self.path.clone(), mismatch: Box::new(mismatch) })
+    }
+
+    /// The wrapper, with its final dot, under which most of the parameters are found; empty when there is none.
+    fn wrapper(&self, parameters: &[Parameter]) -> String {
+        let found = |prefix: &str| {
+            parameters
+                .iter()
+                .filter(|p| self.tensors.contains_key(&format!("{prefix}{}", p.published)))
+                .count()
+        };
+        let mut best = (found(""), String::new());
+        let prefixes: BTreeSet<&str> = parameters
+            .iter()
+            .flat_map(|p| self.names().filter_map(|name| name.strip_suffix(p.published.as_str())))
+            .filter(|prefix| {
+                prefix
+                    .strip_suffix('.')
+                    .is_some_and(|prefix| prefix.split('.').all(|part| WRAPPERS.contains(&part)))
+            })
+            .collect();
+        for prefix in prefixes {
+            let count = found(prefix);
+            if count > best.0 {
+                best = (count, prefix.to_owned());
+            }
+        }
+        best.1
+    }
+}
+
+/// A module's parameters under their published names, in PyTorch's layout, in the module's order.
+///
+/// - names: as in [`Checkpoint::load_into`]
+///
+/// # Errors
+///
+/// When one cannot be read from its device.
+pub fn tensors<B: Backend, M: Module<B>>(
+    module: &M,
+    names: impl Fn(&str) -> String,
+) -> Result<Vec<(String, TensorData)>> {
+    parameters(module, names)
+        .into_iter()
+        .map(|parameter| {
+            let data = parameter.snapshot.to_data().map_err(|error| {
+                Error::data(format!("parameter `{}`", parameter.published), "a readable tensor", error)
+            })?;
+            Ok((parameter.published, data))
+        })
+        .collect()
+}
+
+/// Writes a module's parameters as safetensors under their published names.
+///
+/// - names: as in [`Checkpoint::load_into`]
+///
+/// # Errors
+///
+/// When the file exists, cannot be written, or a parameter's type has no place in the format. The file appears
+/// complete or not at all.
+pub fn save<B: Backend, M: Module<B>>(
+    module: &M,
+    path: impl AsRef<Path>,
+    names: impl Fn(&str) -> String,
+) -> Result<()> {
+    let tensors = parameters(module, names)
+        .into_iter()
+        .map(|parameter| Ok((parameter.published, Stored::new(&parameter.snapshot)?)))
+        .collect::<Result<Vec<_>>>()?;
+    write(tensors, path.as_ref())
+}
+
+/// Writes named tensors as safetensors.
+///
+/// # Errors
+///
+/// As [`save`].
+pub fn save_tensors(
+    tensors: impl IntoIterator<Item = (String, TensorData)>,
+    path: impl AsRef<Path>,
+) -> Result<()> {
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, data)| {
+            let parts = name.split('.').map(str::to_owned).collect();
+            let snapshot = TensorSnapshot::from_data(data, parts, vec![], Default::default());
+            Ok((name, Stored::new(&snapshot)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    write(tensors, path.as_ref())
+}
+
+fn write(tensors: Vec<(String, Stored)>, path: &Path) -> Result<()> {
+    report::write_new(path, |temporary| {
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        safetensors::serialize_to_file(tensors, Some(metadata), temporary).map_err(|error| match error {
+            safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), source },
+            other => Error::format(path, "header", "tensors that safetensors can hold", other),
+        })
+    })
+}
+
+/// A parameter of a module.
+struct Parameter {
+    /// Its path in the module.
+    path: String,
+    /// Its name in a published checkpoint.
+    published: String,
+    /// Its value and shape as PyTorch lays it out.
+    snapshot: TensorSnapshot,
+}
+
+fn parameters<B: Backend, M: Module<B>>(module: &M, names: impl Fn(&str) -> String) -> Vec<Parameter> {
+    let own = module.collect(None, None, true);
+    let published = module.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
+    own.into_iter()
+        .zip(published)
+        .map(|(own, snapshot)| Parameter {
+            path: own.full_path(),
+            published: names(&snapshot.full_path()),
+            snapshot,
+        })
+        .collect()
+}
+
+/// `tensor` under the path `path`, cast to `dtype` when read.
+fn renamed(tensor: &TensorSnapshot, path: &str, dtype: DType) -> TensorSnapshot {
+    let read = tensor.clone_data_fn();
+    TensorSnapshot::from_closure(
+        Rc::new(move || Ok(read()?.convert_dtype(dtype))),
+        dtype,
+        tensor.shape.clone(),
+        path.split('.').map(str::to_owned).collect(),
+        vec![],
+        tensor.tensor_id.unwrap_or_default(),
+    )
+}
+
+fn unreadable(error: &ApplyError) -> (String, String) {
+    match error {
+        ApplyError::ShapeMismatch { path, .. }
+        | ApplyError::DTypeMismatch { path, .. }
+        | ApplyError::AdapterError { path, .. }
+        | ApplyError::LoadError { path, .. } => (path.clone(), error.to_string()),
+    }
+}
+
+fn extension(path: &Path) -> &str {
+    path.extension().and_then(|extension| extension.to_str()).unwrap_or("")
+}
+
+/// The checkpoint of a Hugging Face folder.
+fn file_of_folder(folder: &Path) -> Result<PathBuf> {
+    const FILES: [&str; 4] = [
+        "model.safetensors.index.json",
+        "model.safetensors",
+        "pytorch_model.bin.index.json",
+        "pytorch_model.bin",
+    ];
+    FILES.iter().map(|file| folder.join(file)).find(|file| file.is_file()).ok_or_else(|| {
+        Error::format(folder, "folder", format!("one of {}", FILES.join(", ")), "none of them")
+    })
+}
+
+fn open_file(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
+    // Opened first for the system's own reason; the readers below wrap it in theirs.
+    std::fs::File::open(path).map_err(Error::io(path))?;
+    match extension(path) {
+        "safetensors" => {
+            let mut store = SafetensorsStore::from_file(path);
+            let tensors = store
+                .get_all_snapshots()
+                .map_err(|error| Error::format(path, "header", "a safetensors file", error))?;
+            Ok(tensors.clone())
+        }
+        "pt" | "pth" | "bin" => open_pytorch(path),
+        other => Err(Error::format(
+            path,
+            "file name",
+            "the extension safetensors, pt, pth, bin or index.json",
+            format!("`{other}`"),
+        )),
+    }
+}
+
+#[cfg(feature = "pytorch")]
+fn open_pytorch(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
+    let error = |found: String| Error::format(path, "file", "a state dict saved by torch.save", found);
+    // The reader panics on some broken pickles; a user's file must not.
+    let reader = std::panic::catch_unwind(|| burn_store::pytorch::PytorchReader::new(path))
+        .map_err(|_| error("a broken pickle".to_owned()))?
+        .map_err(|e| error(e.to_string()))?;
+    if reader.is_empty() {
+        return Err(error("no tensor".to_owned()));
+    }
+    Ok(reader.into_tensors().into_iter().collect())
+}
+
+#[cfg(not(feature = "pytorch"))]
+fn open_pytorch(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
+    Err(Error::format(path, "file name", "safetensors", "a PyTorch file; enable the feature `pytorch`"))
+}
+
+/// All tensors of the shards that an index lists.
+fn open_shards(index: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
+    let Index { weight_map } = serde_json::from_str(&text)
+        .map_err(|error| Error::format(index, "file", "an index with a `weight_map`", error))?;
+    let folder = index.parent().unwrap_or(Path::new(""));
+    let mut shards = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
+    for (name, file) in weight_map {
+        // A shard lies beside its index; a path that leads elsewhere is not a Hugging Face index.
+        if Path::new(&file).components().count() != 1 || file == ".." {
+            return Err(Error::format(index, format!("`{name}`"), "a file name", format!("`{file}`")));
+        }
+        let path = folder.join(&file);
+        if !shards.contains_key(&file) {
+            shards.insert(file.clone(), open_file(&path)?);
+        }
+        let tensor = shards[&file].get(&name).ok_or_else(|| {
+            Error::format(&path, format!("tensor `{name}`"), "it, by the index", "no such tensor")
+        })?;
+        tensors.insert(name, tensor.clone());
+    }
+    Ok(tensors)
+}
+
+/// A tensor on its way into a safetensors file.
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    length: usize,
+    snapshot: TensorSnapshot,
+}
+
+impl Stored {
+    fn new(snapshot: &TensorSnapshot) -> Result<Self> {
+        let dtype = match snapshot.dtype {
+            DType::F64 => Dtype::F64,
+            DType::F32 | DType::Flex32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            DType::I64 => Dtype::I64,
+            DType::I32 => Dtype::I32,
+            DType::I16 => Dtype::I16,
+            DType::I8 => Dtype::I8,
+            DType::U64 => Dtype::U64,
+            DType::U32 => Dtype::U32,
+            DType::U16 => Dtype::U16,
+            DType::U8 => Dtype::U8,
+            other @ (DType::Bool(_) | DType::QFloat(_)) => {
+                return Err(Error::data(
+                    format!("tensor `{}`", snapshot.full_path()),
+                    "a number type",
+                    format!("{other:?}"),
+                ));
+            }
+        };
+        Ok(Self {
+            dtype,
+            shape: snapshot.shape.to_vec(),
+            length: snapshot.data_len(),
+            snapshot: snapshot.clone(),
+        })
+    }
+}
+
+impl View for Stored {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let data = self.snapshot.to_data().expect("a module's own tensor can be read");
+        Cow::Owned(data.as_bytes().to_vec())
+    }
+
+    fn data_len(&self) -> usize {
+        self.length
+    }
+}

@@ -1,0 +1,23 @@
+//! What the fields of [leanburn](https://docs.rs/leanburn) share. It knows no method.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`table`] | tables of numbers, read strictly from CSV, `.npy` and `.mat` |
+//! | [`checkpoint`] | parameters under their published names: safetensors, sharded or not, and PyTorch files |
+//! | [`nn`] | layers that Burn has not, or has otherwise than PyTorch |
+//! | [`loss`], [`metrics`], [`schedule`] | objectives, evaluation, learning-rate schedules |
+//! | [`random`] | seeded draws on the host |
+//! | [`report`] | run folders, JSON, CSV and (feature `plot`) SVG |
+//! | [`Error`] | the vocabulary of errors |
+
+pub mod checkpoint;
+mod error;
+pub mod loss;
+pub mod metrics;
+pub mod nn;
+pub mod random;
+pub mod report;
+pub mod schedule;
+pub mod table;
+
+pub use error::{Error, Mismatch, Result};

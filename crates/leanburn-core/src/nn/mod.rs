@@ -1,0 +1,7 @@
+//! Layers that Burn has not, or has otherwise than PyTorch.
+
+mod batch_norm;
+mod linear;
+
+pub use batch_norm::{BatchNorm, BatchNormConfig};
+pub use linear::linear;

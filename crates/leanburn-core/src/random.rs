@@ -1,0 +1,107 @@
+//! Random draws on the host, from explicit seeds.
+//!
+//! Burn's `B::seed` is global to the process and its parameters are lazy, so that clones of an untouched module draw
+//! different weights. Everything random in leanburn is drawn here instead: the same seed gives the same values on every
+//! device, on every platform, and whatever the number of threads.
+
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+use rand::{Rng, RngExt, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+
+/// A seeded generator (`ChaCha8`).
+#[derive(Debug, Clone)]
+pub struct Generator(ChaCha8Rng);
+
+impl Generator {
+    /// The generator of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    /// Stream `stream` of `seed`: streams of one seed are independent, and each can be drawn without the others.
+    pub fn stream(seed: u64, stream: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(stream);
+        Self(rng)
+    }
+
+    /// The generator as `rand`'s crates take it.
+    pub fn rng(&mut self) -> &mut impl Rng {
+        &mut self.0
+    }
+
+    /// A whole number in `0..bound`.
+    ///
+    /// # Panics
+    ///
+    /// When `bound` is 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        // Drawn as u64: a usize would take other draws on a 32-bit machine.
+        self.0.random_range(0..bound as u64) as usize
+    }
+
+    /// The numbers `0..count` in random order.
+    pub fn permutation(&mut self, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        order.shuffle(&mut self.0);
+        order
+    }
+
+    /// A tensor of draws from `U(low, high)`, of `device`'s default float type.
+    pub fn uniform<B: Backend, const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        low: f32,
+        high: f32,
+        device: &B::Device,
+    ) -> Tensor<B, D> {
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| low + (high - low) * self.0.random::<f32>()).collect();
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+
+    /// A tensor of draws from `N(0, 1)`, of `device`'s default float type.
+    pub fn normal<B: Backend, const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        device: &B::Device,
+    ) -> Tensor<B, D> {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.0.sample(StandardNormal)).collect();
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_flex::Flex;
+
+    #[test]
+    fn the_same_seed_gives_the_same_draws() {
+        let device = Default::default();
+        let draw = || Generator::stream(7, 3).normal::<Flex, 2>([4, 5], &device).into_data();
+        assert_eq!(draw(), draw());
+        let other = Generator::stream(7, 4).normal::<Flex, 2>([4, 5], &device).into_data();
+        assert_ne!(draw(), other);
+    }
+
+    #[test]
+    fn draws_have_the_stated_distribution() {
+        let device = Default::default();
+        let normal = Generator::new(1).normal::<Flex, 1>([40_000], &device);
+        assert!(normal.clone().mean().into_scalar().abs() < 0.02);
+        assert!((normal.var(0).into_scalar() - 1.0).abs() < 0.03);
+        let uniform = Generator::new(1).uniform::<Flex, 1>([40_000], -2.0, 4.0, &device);
+        assert!((uniform.clone().mean().into_scalar() - 1.0).abs() < 0.05);
+        assert!(uniform.clone().min().into_scalar() >= -2.0 && uniform.max().into_scalar() <= 4.0);
+    }
+
+    #[test]
+    fn a_permutation_holds_every_number_once() {
+        let mut order = Generator::new(5).permutation(100);
+        assert_ne!(order, (0..100).collect::<Vec<_>>());
+        order.sort_unstable();
+        assert_eq!(order, (0..100).collect::<Vec<_>>());
+    }
+}

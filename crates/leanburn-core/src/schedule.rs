@@ -1,0 +1,129 @@
+//! Learning-rate schedules, as functions of the step alone, so that a resumed run continues exactly.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// How the learning rate falls after the warm-up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// It stays.
+    Constant,
+    /// Half a cosine from the base rate to `minimum` at the last step (Loshchilov and Hutter, 2017).
+    Cosine {
+        /// The rate at the end.
+        minimum: f64,
+    },
+    /// `(1 - t)^power` from the base rate to 0; power 1 is linear.
+    Polynomial {
+        /// The power, above 0.
+        power: f64,
+    },
+    /// Multiplied by `factor` at each milestone.
+    MultiStep {
+        /// Steps, ascending, counted from the start of training.
+        milestones: Vec<usize>,
+        /// The factor.
+        factor: f64,
+    },
+}
+
+/// A learning-rate schedule: a linear warm-up, then a [`Decay`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    base: f64,
+    steps: usize,
+    warmup: usize,
+    decay: Decay,
+}
+
+impl Schedule {
+    /// The schedule that reaches `base` after `warmup` steps and decays until step `steps`.
+    ///
+    /// # Errors
+    ///
+    /// When `base` is not positive and finite, when `warmup` is longer than `steps`, when milestones do not ascend, or
+    /// when a power is not positive.
+    pub fn new(base: f64, steps: usize, warmup: usize, decay: Decay) -> Result<Self> {
+        if !(base.is_finite() && base > 0.0) {
+            return Err(Error::setting("learning_rate", "a positive number", base));
+        }
+        if warmup > steps {
+            return Err(Error::setting("warmup", format!("at most the {steps} steps"), warmup));
+        }
+        match &decay {
+            Decay::MultiStep { milestones, .. } if !milestones.is_sorted() => {
+                return Err(Error::setting("milestones", "ascending steps", format!("{milestones:?}")));
+            }
+            Decay::Polynomial { power } if power.is_nan() || *power <= 0.0 => {
+                return Err(Error::setting("power", "a positive number", power));
+            }
+            _ => {}
+        }
+        Ok(Self { base, steps, warmup, decay })
+    }
+
+    /// The rate of step `step`, counted from 0. Steps past the end keep the last rate.
+    pub fn rate(&self, step: usize) -> f64 {
+        if step < self.warmup {
+            return self.base * (step + 1) as f64 / self.warmup as f64;
+        }
+        let span = (self.steps - self.warmup).max(1) as f64;
+        let progress = ((step - self.warmup) as f64 / span).min(1.0);
+        match &self.decay {
+            Decay::Constant => self.base,
+            Decay::Cosine { minimum } => {
+                minimum + (self.base - minimum) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+            Decay::Polynomial { power } => self.base * (1.0 - progress).powf(*power),
+            Decay::MultiStep { milestones, factor } => {
+                let passed = milestones.partition_point(|&milestone| milestone <= step);
+                self.base * factor.powi(passed as i32)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warm_up_then_cosine() {
+        let schedule = Schedule::new(0.1, 110, 10, Decay::Cosine { minimum: 0.001 }).unwrap();
+        assert!((schedule.rate(0) - 0.01).abs() < 1e-12);
+        assert!((schedule.rate(9) - 0.1).abs() < 1e-12);
+        assert!((schedule.rate(10) - 0.1).abs() < 1e-12);
+        assert!((schedule.rate(60) - 0.0505).abs() < 1e-12);
+        assert!((schedule.rate(110) - 0.001).abs() < 1e-12);
+        assert!((schedule.rate(500) - 0.001).abs() < 1e-12);
+    }
+
+    #[test]
+    fn milestones_multiply() {
+        let decay = Decay::MultiStep { milestones: vec![30, 60], factor: 0.1 };
+        let schedule = Schedule::new(1.0, 90, 0, decay).unwrap();
+        let rates: Vec<f64> = [0, 29, 30, 59, 60, 89].map(|step| schedule.rate(step)).to_vec();
+        for (rate, expected) in rates.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01, 0.01]) {
+            assert!((rate - expected).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn linear_reaches_zero() {
+        let schedule = Schedule::new(2.0, 10, 0, Decay::Polynomial { power: 1.0 }).unwrap();
+        assert!((schedule.rate(5) - 1.0).abs() < 1e-12);
+        assert!(schedule.rate(10).abs() < 1e-12);
+    }
+
+    #[test]
+    fn bad_settings_name_the_field() {
+        let error = Schedule::new(0.0, 10, 0, Decay::Constant).unwrap_err();
+        assert!(error.to_string().contains("learning_rate"));
+        let error = Schedule::new(1.0, 10, 11, Decay::Constant).unwrap_err();
+        assert!(error.to_string().contains("warmup"));
+        let decay = Decay::MultiStep { milestones: vec![3, 1], factor: 0.1 };
+        assert!(Schedule::new(1.0, 10, 0, decay).unwrap_err().to_string().contains("milestones"));
+    }
+}

@@ -1,0 +1,82 @@
+//! Runs every oracle: `cargo test --release -p leanburn-tests --test oracles -- --nocapture`.
+//!
+//! `LEANBURN_ORACLES` names another folder of cases, each at `METHOD/CASE.json`; `LEANBURN_DEVICE` the device.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use leanburn::core::{Error, Result};
+use leanburn_tests::{case::Case, comparison, device, device_name, path_from_env, runners};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// By what tolerances are multiplied on devices that reorder sums as they like.
+const GPU_SLACK: f64 = 10.0;
+
+fn main() -> Result<()> {
+    let mut arguments = Arguments::from_args();
+    // With a single thread a case's line would follow its trial's name on the same line; `check` takes turns instead.
+    arguments.test_threads = Some(2);
+    let folder = path_from_env("LEANBURN_ORACLES")
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("oracles"));
+    let trials = cases(&folder)?.into_iter().map(|(name, path)| {
+        let printed = name.clone();
+        Trial::test(name, move || check(&printed, &path))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit()
+}
+
+/// Every `METHOD/CASE` of a folder with the path of its manifest, sorted.
+fn cases(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut cases = Vec::new();
+    for method in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
+        for path in sorted(&method)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"))
+        {
+            let name = path.strip_prefix(folder).expect("it lies in the folder").with_extension("");
+            // The same name on every system.
+            let parts: Vec<_> = name.iter().map(|part| part.to_string_lossy()).collect();
+            cases.push((parts.join("/"), path));
+        }
+    }
+    if cases.is_empty() {
+        return Err(Error::format(folder, "folder", "cases as METHOD/CASE.json", "none"));
+    }
+    Ok(cases)
+}
+
+fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(Error::io(folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn check(name: &str, path: &Path) -> std::result::Result<(), Failed> {
+    // The backends use all cores for one case.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let slack = if matches!(device_name().as_str(), "flex" | "ndarray") { 1.0 } else { GPU_SLACK };
+    let worst = Case::open(path).and_then(|case| {
+        let outputs = runners::run(&case, &device()?)?;
+        comparison::compare(&case, &outputs, slack)
+    });
+    match worst {
+        Ok(worst) if worst.deviation <= 1.0 => {
+            println!("oracle {name} ok worst={:.2}", worst.deviation);
+            Ok(())
+        }
+        Ok(worst) => {
+            let line = format!("oracle {name} FAIL worst={:.2} at {}", worst.deviation, worst.tensor);
+            println!("{line}");
+            Err(line.into())
+        }
+        Err(error) => {
+            println!("oracle {name} FAIL worst=inf at {error}");
+            Err(error.into())
+        }
+    }
+}

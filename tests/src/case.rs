@@ -1,0 +1,184 @@
+//! A case: its manifest, its inputs and weights by the recipe, and the tensors that were expected.
+
+use std::path::{Path, PathBuf};
+
+use leanburn::{
+    burn::{
+        module::Module,
+        tensor::{Int, Tensor, TensorData, backend::Backend},
+    },
+    core::{
+        Error, Result,
+        checkpoint::{self, Checkpoint},
+    },
+};
+use leanburn_datasets::recipe;
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// A manifest, as far as all kinds share it.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    kind: String,
+    config: serde_json::Value,
+    seed: u64,
+    parameters: Vec<Made>,
+    inputs: Vec<Made>,
+    expected: Vec<Expected>,
+}
+
+/// A tensor that the recipe makes.
+#[derive(Debug, Deserialize)]
+struct Made {
+    name: String,
+    shape: Vec<usize>,
+    #[serde(default)]
+    dtype: Element,
+    lo: Option<f64>,
+    hi: Option<f64>,
+    value: Option<f64>,
+}
+
+/// An element type of the recipe.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Element {
+    #[default]
+    F32,
+    I64,
+}
+
+/// A tensor that the reference gave.
+#[derive(Debug, Deserialize)]
+pub struct Expected {
+    /// Its name.
+    pub name: String,
+    /// Relative tolerance.
+    pub rtol: f64,
+    /// Absolute tolerance.
+    pub atol: f64,
+    /// Which part of it is stored; all of it when absent.
+    pub take: Option<String>,
+}
+
+/// A case that a runner computes.
+pub struct Case {
+    path: PathBuf,
+    manifest: Manifest,
+    expected: Checkpoint,
+}
+
+impl Case {
+    /// Opens `CASE.json` and the tensors beside it.
+    ///
+    /// # Errors
+    ///
+    /// When either is absent or broken.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let manifest =
+            serde_json::from_str(&text).map_err(|error| Error::format(path, "file", "a manifest", error))?;
+        let expected = Checkpoint::open(path.with_extension("safetensors"))?;
+        Ok(Self { path: path.to_owned(), manifest, expected })
+    }
+
+    /// Which runner computes it.
+    pub fn kind(&self) -> &str {
+        &self.manifest.kind
+    }
+
+    /// What is expected.
+    pub fn expected(&self) -> &[Expected] {
+        &self.manifest.expected
+    }
+
+    /// The reference's tensor `name`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not stored.
+    pub fn reference(&self, name: &str) -> Result<TensorData> {
+        self.expected.read(name)
+    }
+
+    /// The kind's own settings.
+    ///
+    /// # Errors
+    ///
+    /// When they are not those of the kind.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_value(self.manifest.config.clone())
+            .map_err(|error| self.error("config", "the settings of its kind", &error.to_string()))
+    }
+
+    /// The values of input `name`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such input.
+    pub fn input(&self, name: &str) -> Result<TensorData> {
+        let made = self
+            .manifest
+            .inputs
+            .iter()
+            .find(|made| made.name == name)
+            .ok_or_else(|| self.error(&format!("input `{name}`"), "one in the manifest", "none"))?;
+        self.make(made, &format!("input:{name}"))
+    }
+
+    /// Input `name` as a tensor.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such input.
+    pub fn tensor<B: Backend, const D: usize>(&self, name: &str, device: &B::Device) -> Result<Tensor<B, D>> {
+        Ok(Tensor::from_data(self.input(name)?, device))
+    }
+
+    /// Input `name` as a tensor of whole numbers.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such input.
+    pub fn ints<B: Backend>(&self, name: &str, device: &B::Device) -> Result<Tensor<B, 1, Int>> {
+        Ok(Tensor::from_data(self.input(name)?, device))
+    }
+
+    /// `module` with the case's parameters, which are written to a file and loaded as any published checkpoint is.
+    ///
+    /// # Errors
+    ///
+    /// When they do not fit.
+    pub fn load<B: Backend, M: Module<B>>(&self, module: M, names: impl Fn(&str) -> String) -> Result<M> {
+        let folder = tempfile::tempdir().map_err(Error::io("temporary folder"))?;
+        let file = folder.path().join("parameters.safetensors");
+        let parameters = self
+            .manifest
+            .parameters
+            .iter()
+            .map(|made| Ok((made.name.clone(), self.make(made, &made.name)?)))
+            .collect::<Result<Vec<_>>>()?;
+        checkpoint::save_tensors(parameters, &file)?;
+        Checkpoint::open(&file)?.load_into(module, names)
+    }
+
+    fn make(&self, made: &Made, name: &str) -> Result<TensorData> {
+        let count = made.shape.iter().product();
+        let seed = self.manifest.seed;
+        let shape = made.shape.clone();
+        Ok(match (made.dtype, made.value, made.lo, made.hi) {
+            (Element::F32, Some(value), ..) => TensorData::new(vec![value as f32; count], shape),
+            (Element::I64, Some(value), ..) => TensorData::new(vec![value as i64; count], shape),
+            (Element::F32, None, Some(lo), Some(hi)) => {
+                TensorData::new(recipe::real(name, count, lo, hi, seed), shape)
+            }
+            (Element::I64, None, Some(lo), Some(hi)) => {
+                TensorData::new(recipe::integer(name, count, lo as i64, hi as i64, seed), shape)
+            }
+            _ => return Err(self.error(&format!("`{name}`"), "`lo` and `hi`, or `value`", "neither")),
+        })
+    }
+
+    fn error(&self, location: &str, expected: &str, found: &str) -> Error {
+        Error::format(&self.path, location, expected, found)
+    }
+}

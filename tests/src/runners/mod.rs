@@ -1,0 +1,42 @@
+//! One runner a kind, grouped by method.
+
+mod sla2p;
+
+use leanburn::{
+    core::{Error, Result},
+    prelude::DispatchDevice,
+};
+
+use crate::{case::Case, comparison::Outputs};
+
+/// Computes a case on a device.
+type Runner = fn(&Case, &DispatchDevice) -> Result<Outputs>;
+
+/// Every kind's runner.
+const RUNNERS: [(&str, Runner); 6] = [
+    ("fcn_eval", sla2p::fcn_eval),
+    ("fcn_train", sla2p::fcn_train),
+    ("goad", sla2p::goad),
+    ("lof_pca", sla2p::lof_pca),
+    ("metrics", sla2p::metrics),
+    ("scores", sla2p::scores),
+];
+
+/// Computes `case` by the runner of its kind.
+///
+/// # Errors
+///
+/// When the kind has no runner, or the runner fails.
+pub fn run(case: &Case, device: &DispatchDevice) -> Result<Outputs> {
+    let kind = case.kind();
+    let runner = RUNNERS.iter().find(|(name, _)| *name == kind);
+    let (_, runner) = runner.ok_or_else(|| {
+        let kinds: Vec<&str> = RUNNERS.iter().map(|(name, _)| *name).collect();
+        Error::data(
+            "manifest, kind",
+            format!("one of {}", kinds.join(", ")),
+            format!("`{kind}`, which has no runner"),
+        )
+    })?;
+    runner(case, device)
+}
