@@ -1,1 +1,68 @@
-//! x
+//! What the examples share: the options `--device` and `--seed`, and a progress bar for detectors.
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use leanburn::{anomaly::sla2p::Progress, core::Result, device, prelude::DispatchDevice};
+
+/// Options of every example.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Where to compute: flex, ndarray, cuda[:n], wgpu[:n], vulkan[:n]; `list` prints what there is.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Common {
+    /// The device, with gradients recorded.
+    ///
+    /// # Errors
+    ///
+    /// When the build or the machine has no such device.
+    pub fn device(&self) -> Result<DispatchDevice> {
+        if self.device == "list" {
+            for device in device::available() {
+                println!("{:<10} {}", device.name, device.description);
+            }
+            std::process::exit(0);
+        }
+        Ok(device::autodiff(device::parse(&self.device)?))
+    }
+}
+
+/// A bar that follows a detector's training and scoring.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar under the name of the job.
+    pub fn new(name: &str) -> Self {
+        let style = ProgressStyle::with_template("{prefix:24} {bar:32} {msg}")
+            .expect("the template is valid")
+            .progress_chars("=> ");
+        let bar = ProgressBar::no_length().with_style(style);
+        bar.set_prefix(name.to_owned());
+        Self(bar)
+    }
+
+    /// Shows where the detector is.
+    pub fn show(&self, progress: Progress) {
+        match progress {
+            Progress::Training { step, accuracy } => {
+                self.0.set_message(format!("step {step}, accuracy {:.1} %", 100.0 * accuracy));
+            }
+            Progress::Scoring { done, total } => {
+                self.0.set_length(total as u64);
+                self.0.set_position(done as u64);
+                self.0.set_message(format!("projection {done} of {total}"));
+            }
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,1 +1,5 @@
-//! End-to-end jobs.
+//! End-to-end jobs, through the public interface alone.
+
+mod anomaly;
+mod backends;
+mod published;

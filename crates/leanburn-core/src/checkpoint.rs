@@ -436,3 +436,185 @@ impl View for Stored {
         self.length
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        nn::{BatchNorm, BatchNormConfig, linear},
+        random::Generator,
+    };
+    use burn::nn::Linear;
+    use burn_flex::Flex;
+
+    #[derive(Module, Debug)]
+    struct Model<B: Backend> {
+        fc: Linear<B>,
+        norms: Vec<BatchNorm<B>>,
+    }
+
+    fn model(seed: u64) -> Model<Flex> {
+        let device = Default::default();
+        Model {
+            fc: linear(3, 2, &mut Generator::new(seed), &device),
+            norms: vec![BatchNormConfig::new(2).init(&device)],
+        }
+    }
+
+    fn published(path: &str) -> String {
+        path.replace("norms.0", "bn")
+    }
+
+    /// The state dict of `fixtures/README.md`.
+    fn expected() -> Vec<(String, TensorData)> {
+        [
+            ("fc.weight", TensorData::from([[0.0_f32, 0.25, 0.5], [0.75, 1.0, 1.25]])),
+            ("fc.bias", TensorData::from([0.5_f32, -0.25])),
+            ("bn.weight", TensorData::from([1.5_f32, 2.0])),
+            ("bn.bias", TensorData::from([0.125_f32, -1.0])),
+            ("bn.running_mean", TensorData::from([0.75_f32, -0.5])),
+            ("bn.running_var", TensorData::from([2.0_f32, 3.0])),
+        ]
+        .map(|(name, data)| (name.to_owned(), data))
+        .to_vec()
+    }
+
+    fn load(path: &Path) -> Result<Model<Flex>> {
+        Checkpoint::open(path)?.load_into(model(1), published)
+    }
+
+    #[cfg(feature = "pytorch")]
+    #[test]
+    fn pytorch_files_are_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        for file in ["plain.pt", "wrapped.pth", "legacy_bf16.bin"] {
+            let model = load(&folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert_eq!(tensors(&model, published).unwrap(), expected(), "{file}");
+        }
+        let kept = Checkpoint::open(folder.join("legacy_bf16.bin")).unwrap().keep_types();
+        let model = kept.load_into(model(1), published).unwrap();
+        assert_eq!(model.fc.weight.val().dtype(), DType::BF16);
+    }
+
+    #[cfg(feature = "pytorch")]
+    #[test]
+    fn a_broken_pytorch_file_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/plain.pt");
+        let bytes = std::fs::read(whole).unwrap();
+        for (name, bytes) in
+            [("short.pt", &bytes[..bytes.len() / 2]), ("empty.bin", &[]), ("text.pth", b"hello")]
+        {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            assert!(load(&path).unwrap_err().to_string().contains(name));
+        }
+    }
+
+    #[test]
+    fn saving_and_loading_keep_the_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let saved = model(2);
+        save(&saved, &path, published).unwrap();
+        let names: Vec<String> = Checkpoint::open(&path).unwrap().names().map(str::to_owned).collect();
+        let own = ["bn.bias", "bn.running_mean", "bn.running_var", "bn.weight", "fc.bias", "fc.weight"];
+        assert_eq!(names, own);
+        // The layout of PyTorch.
+        assert_eq!(Checkpoint::open(&path).unwrap().shape("fc.weight"), Some(&[2, 3][..]));
+        let loaded = load(&path).unwrap();
+        assert_eq!(tensors(&loaded, published).unwrap(), tensors(&saved, published).unwrap());
+        assert!(matches!(save(&saved, &path, published), Err(Error::Exists { .. })));
+        // A folder is opened by the names that Hugging Face gives.
+        assert!(load(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn shards_are_merged() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut weight_map = BTreeMap::new();
+        for (shard, part) in expected().chunks(4).enumerate() {
+            let file = format!("model-{shard}.safetensors");
+            for (name, _) in part {
+                weight_map.insert(name.clone(), file.clone());
+            }
+            save_tensors(part.to_vec(), folder.path().join(file)).unwrap();
+        }
+        let index = folder.path().join("model.safetensors.index.json");
+        report::write_json(&index, &serde_json::json!({ "weight_map": weight_map })).unwrap();
+        assert_eq!(tensors(&load(folder.path()).unwrap(), published).unwrap(), expected());
+
+        std::fs::remove_file(folder.path().join("model-1.safetensors")).unwrap();
+        assert!(load(&index).unwrap_err().to_string().contains("model-1.safetensors"));
+        let outside = folder.path().join("outside.index.json");
+        report::write_json(&outside, &serde_json::json!({ "weight_map": { "fc.bias": "../x.safetensors" } }))
+            .unwrap();
+        assert!(load(&outside).unwrap_err().to_string().contains("a file name"));
+    }
+
+    #[test]
+    fn half_precision_is_cast() {
+        let folder = tempfile::tempdir().unwrap();
+        for dtype in [DType::F16, DType::BF16, DType::F64] {
+            let path = folder.path().join(format!("{dtype:?}.safetensors"));
+            let cast = expected().into_iter().map(|(name, data)| (name, data.convert_dtype(dtype)));
+            save_tensors(cast, &path).unwrap();
+            assert_eq!(tensors(&load(&path).unwrap(), published).unwrap(), expected(), "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn every_name_that_does_not_fit_is_reported_and_nothing_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("other.safetensors");
+        let mut other = expected();
+        other.remove(1);
+        other[0].1 = TensorData::from([[1.0_f32, 2.0]]);
+        other.push(("head.weight".to_owned(), TensorData::from([1.0_f32])));
+        other.push(("bn.num_batches_tracked".to_owned(), TensorData::from([7_i64])));
+        save_tensors(other, &path).unwrap();
+        let Error::Checkpoint { mismatch, .. } = load(&path).unwrap_err() else { panic!("another error") };
+        assert_eq!(mismatch.missing, ["fc.bias"]);
+        assert_eq!(mismatch.unexpected, ["head.weight"]);
+        assert_eq!(mismatch.misshaped[0].0, "fc.weight");
+        assert!(mismatch.misshaped[0].1.contains("[2, 3]"), "{}", mismatch.misshaped[0].1);
+    }
+
+    #[test]
+    fn wrappers_are_stripped_and_only_they() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |prefix: &str| {
+            let path = folder.path().join(format!("{}.safetensors", prefix.replace('.', "-")));
+            let wrapped = expected().into_iter().map(|(name, data)| (format!("{prefix}.{name}"), data));
+            let beside = ("optimizer.step".to_owned(), TensorData::from([1_i64]));
+            save_tensors(wrapped.chain([beside]), &path).unwrap();
+            path
+        };
+        assert!(load(&write("module")).is_ok());
+        assert!(load(&write("state_dict.module")).is_ok());
+        assert!(load(&write("teacher")).is_err());
+    }
+
+    #[test]
+    fn unwanted_tensors_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("more.safetensors");
+        let head = ("head.weight".to_owned(), TensorData::from([1.0_f32]));
+        save_tensors(expected().into_iter().chain([head]), &path).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap().without(|name| name.starts_with("head."));
+        assert!(checkpoint.load_into(model(1), published).is_ok());
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        assert!(load(&path).unwrap_err().to_string().contains("model.safetensors"));
+        assert!(load(folder.path()).unwrap_err().to_string().contains("none of them"));
+        std::fs::write(&path, b"\xff\xff\xff\xff\xff\xff\xff\x7f{}").unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("safetensors file"));
+        let other = folder.path().join("model.onnx");
+        std::fs::write(&other, b"").unwrap();
+        assert!(load(&other).unwrap_err().to_string().contains("onnx"));
+    }
+}

@@ -80,8 +80,8 @@ struct Header {
     shape: Vec<usize>,
 }
 
-/// The header's text, a Python dictionary such as `{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3),
-/// }`, read from the left.
+/// The header's text, read from the left: a Python dictionary such as
+/// `{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }`.
 struct Literal<'a> {
     path: &'a Path,
     text: &'a [u8],

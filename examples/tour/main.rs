@@ -1,0 +1,126 @@
+//! One row for every method of leanburn, on data that is part of the program: a first look at what it does and a check
+//! that it works on this machine. Writes `report.json`, `results.csv` and plots.
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::Parser;
+use leanburn::{
+    anomaly::baselines::{Baseline, IsolationForestConfig},
+    core::report::{Plot, RunFolder, Style},
+    prelude::*,
+};
+use leanburn_examples::{Bar, Common};
+use serde::Serialize;
+
+/// Runs every method once on embedded data.
+#[derive(Parser)]
+struct Options {
+    /// Where to write the report; a numbered folder under `runs` when absent.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A row of the tour's table.
+#[derive(Serialize)]
+struct Row {
+    method: &'static str,
+    data: &'static str,
+    metric: &'static str,
+    value: f64,
+    seconds: f64,
+}
+
+/// What `report.json` holds.
+#[derive(Serialize)]
+struct Report {
+    device: String,
+    seed: u64,
+    seconds: f64,
+    rows: Vec<Row>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let device = options.common.device()?;
+    let folder = match &options.output {
+        Some(path) => RunFolder::create(path)?,
+        None => RunFolder::create_numbered("runs", "tour")?,
+    };
+    println!("{:<18} {:<28} {:<10} {:>8} {:>9}", "method", "data", "metric", "value", "time");
+    let start = Instant::now();
+    let rows = anomaly_detection(&options.common, &device, &folder)?;
+    let seconds = start.elapsed().as_secs_f64();
+    folder.write_csv("results.csv", &rows)?;
+    let report = Report { device: options.common.device, seed: options.common.seed, seconds, rows };
+    folder.write_json("report.json", &report)?;
+    println!("{seconds:.1} s in all; written: {}", folder.path().display());
+    Ok(())
+}
+
+/// SLA2P, SLA and isolation forest, each without labels, on a real table and on the synthetic angular set.
+fn anomaly_detection(common: &Common, device: &DispatchDevice, folder: &RunFolder) -> Result<Vec<Row>> {
+    // Malignant findings among benign ones, one in ten.
+    let cancer = leanburn_datasets::anomaly_set(&leanburn_datasets::breast_cancer(), 0, 39)?;
+    let angular = leanburn_datasets::angular(7);
+    let config =
+        Sla2pConfig::new().with_projections(64).with_width(64).with_epsilon(10.0).with_seed(common.seed);
+    let standardised = config
+        .clone()
+        .with_preprocessing(PreprocessingConfig::new().with_standardise(true).with_bias_column(true));
+    let mut rows = Vec::new();
+    for (data, file, table, config) in [
+        ("breast cancer, 39 of 396 bad", "breast-cancer", &cancer, &standardised),
+        ("angular, 40 of 440 bad", "angular", &angular, &config),
+    ] {
+        let labels = table.labels().expect("both tables are labelled");
+        let mut add = |method: &'static str, scores: &Scores, start: Instant| -> Result<()> {
+            let value = scores.evaluate(labels)?.auroc;
+            rows.push(Row { method, data, metric: "AUROC", value, seconds: start.elapsed().as_secs_f64() });
+            let row = &rows[rows.len() - 1];
+            println!("{:<18} {data:<28} {:<10} {value:>8.3} {:>7.2} s", row.method, row.metric, row.seconds);
+            Ok(())
+        };
+
+        let start = Instant::now();
+        let scores = {
+            let bar = Bar::new("SLA2P");
+            let detector = config.fit_with::<Dispatch>(table, device, |progress| bar.show(progress))?;
+            detector.score_with(table, |progress| bar.show(progress))?
+        };
+        add("SLA2P", &scores, start)?;
+        folder.write_plot(&format!("sla2p-{file}.svg"), &plot(data, &scores, labels))?;
+
+        let start = Instant::now();
+        let sla = {
+            let bar = Bar::new("SLA");
+            let detector =
+                config.clone().sla().fit_with::<Dispatch>(table, device, |progress| bar.show(progress))?;
+            detector.score_with(table, |progress| bar.show(progress))?
+        };
+        add("SLA", &sla, start)?;
+
+        let start = Instant::now();
+        let forest = IsolationForestConfig::default().fit(table, common.seed)?.score(table)?;
+        add("isolation forest", &forest, start)?;
+    }
+    Ok(rows)
+}
+
+/// The rows' scores, from the most normal to the most anomalous.
+fn plot(data: &str, scores: &Scores, labels: &[i64]) -> Plot {
+    let ranked: Vec<(f64, f64, i64)> = scores
+        .rank()
+        .into_iter()
+        .rev()
+        .enumerate()
+        .map(|(place, row)| (place as f64, -scores.normality()[row], labels[row]))
+        .collect();
+    let of = |label: i64| {
+        ranked.iter().filter(move |point| point.2 == label).map(|&(place, score, _)| (place, score))
+    };
+    Plot::new(format!("SLA2P: {data}"), "rows, by score", "anomaly score")
+        .with("normal", Style::Points, of(0))
+        .with("anomalous", Style::Points, of(1))
+}
