@@ -86,7 +86,7 @@ static CATALOGUE: [Entry; 9] = [
                    S. Rayana, ODDS Library, Stony Brook University (2016)",
         bytes: Some(105_540),
         sha256: Some("e4d47e499591ae31e5d7f0cd983367092353eac240f48e14c9b36457edb3460d"),
-        file: "odds/arrhythmia.mat",
+        file: "anomaly/arrhythmia.mat",
         note: "MATLAB level 5: `X` are the rows, `y` is 1 for an anomaly. 17 columns are constant.",
     },
     Entry {
@@ -98,7 +98,7 @@ static CATALOGUE: [Entry; 9] = [
                    S. Rayana, ODDS Library, Stony Brook University (2016)",
         bytes: Some(39_704),
         sha256: Some("49155d7861b977e90808faf68343ff67a67f63090c2744d514dbb67ac68e7e33"),
-        file: "odds/thyroid.mat",
+        file: "anomaly/thyroid.mat",
         note: "MATLAB level 5: `X` are the rows, `y` is 1 for an anomaly.",
     },
     Entry {
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn find_by_name() {
-        assert_eq!(find("thyroid").unwrap().file, "odds/thyroid.mat");
+        assert_eq!(find("thyroid").unwrap().file, "anomaly/thyroid.mat");
         let message = find("thyriod").unwrap_err().to_string();
         assert!(message.contains("thyroid, kddcup99") && message.contains("`thyriod`"), "{message}");
     }

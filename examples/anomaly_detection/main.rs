@@ -14,7 +14,7 @@ use leanburn::{
     core::report::{Plot, RunFolder, Style},
     prelude::*,
 };
-use leanburn_examples::{Bar, Common};
+use leanburn_examples::{Bar, Common, options};
 use serde::Serialize;
 
 /// Scores a table for anomalies.
@@ -38,7 +38,7 @@ struct Options {
     /// Width of a projected row of SLA2P and SLA.
     #[arg(long, default_value_t = 128)]
     width: usize,
-    /// Size of SLA2P's perturbation; from 10 to 1000 in the published settings.
+    /// Size of SLA2P's perturbation; from 10 to 10000 in the published settings.
     #[arg(long, default_value_t = 100.0)]
     epsilon: f64,
     /// Running accuracy at which training stops; 0.6 for SLA2P and 0.8 for SLA when absent.
@@ -102,7 +102,7 @@ struct Report<'a> {
 
 fn main() {
     // The message alone: users of a program need not see the type of its error.
-    if let Err(error) = run(&Options::parse()) {
+    if let Err(error) = run(&options::<Options>()) {
         eprintln!("error: {error}");
         std::process::exit(1);
     }

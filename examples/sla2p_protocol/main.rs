@@ -4,7 +4,7 @@
 //! `LEANBURN_DATA` (or `--data`) names the folder that holds `anomaly/arrhythmia.mat` and `anomaly/thyroid.mat`; see
 //! the catalogue of `leanburn-datasets` for where they come from.
 
-use std::{path::PathBuf, time::Instant};
+use std::{ops::Range, path::PathBuf, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use leanburn::{
@@ -18,7 +18,7 @@ use leanburn::{
     core::{metrics::mean_std, random::Generator, report::RunFolder},
     prelude::*,
 };
-use leanburn_examples::{Bar, Common};
+use leanburn_examples::{Bar, Common, options};
 use serde::Serialize;
 
 /// Reproduces the measured results of SLA2P.
@@ -70,7 +70,7 @@ struct Row {
 }
 
 fn main() -> Result<()> {
-    let options = Options::parse();
+    let options: Options = options();
     let device = options.common.device()?;
     let (table, config) = match options.set {
         Set::Arrhythmia => {
@@ -88,86 +88,14 @@ fn main() -> Result<()> {
         .clone()
         .with_projections(options.projections.unwrap_or(config.projections))
         .with_width(options.width.unwrap_or(config.width));
-    let labels = labels(&table);
-    let sorted = normals_first(&labels);
-    let mut results: Vec<(String, Vec<Evaluation>, f64)> = Vec::new();
-    let mut add = |method: &str, evaluation: Evaluation, seconds: f64| match results
-        .iter_mut()
-        .find(|(name, ..)| name == method)
-    {
-        Some((_, evaluations, total)) => {
-            evaluations.push(evaluation);
-            *total += seconds;
-        }
-        None => results.push((method.to_owned(), vec![evaluation], seconds)),
-    };
-
-    for seed in options.common.seed..options.common.seed + options.seeds {
-        let config = config.clone().with_seed(seed);
-        let bar = Bar::new(&format!("seed {seed}"));
-        let show = |progress: Progress| bar.show(progress);
-        let start = Instant::now();
-        let mut detector = config.fit_with::<Dispatch>(&table, &device, show)?;
-        let fitted = start.elapsed().as_secs_f64();
-        let steps = detector.report().steps;
-
-        let mut scored = |name: &str, detector: &Sla2p<Dispatch>, order: Option<&[usize]>| -> Result<()> {
-            let start = Instant::now();
-            let (scores, labels) = match order {
-                None => (detector.score_with(&table, show)?, labels.clone()),
-                Some(order) => (
-                    detector.score_with(&table.select_rows(order), show)?,
-                    order.iter().map(|&row| labels[row]).collect(),
-                ),
-            };
-            add(name, scores.evaluate(&labels)?, fitted + start.elapsed().as_secs_f64());
-            Ok(())
-        };
-        scored("SLA2P per sample", &detector, None)?;
-        detector = detector.with_step(Step::OfficialBatchMean, config.epsilon);
-        scored("SLA2P official step, normal rows first", &detector, Some(&sorted))?;
-        let shuffled = Generator::new(seed).permutation(table.rows());
-        scored("SLA2P official step, shuffled rows", &detector, Some(&shuffled))?;
-        detector = detector.with_step(Step::None, config.epsilon);
-        scored("no perturbation, same network", &detector, None)?;
-        detector = detector.with_score(ScoreKind::PseudoLabel);
-        scored("no perturbation, pseudo-label score", &detector, None)?;
-
-        let start = Instant::now();
-        let sla = config.sla().fit_with::<Dispatch>(&table, &device, show)?;
-        let scores = sla.score_with(&table, show)?;
-        add("SLA, threshold 0.8", scores.evaluate(&labels)?, start.elapsed().as_secs_f64());
-        bar.show(Progress::Training { step: steps, accuracy: detector.report().accuracy });
-        eprintln!(
-            "seed {seed}: {steps} steps to {:.3}, SLA {}",
-            detector.report().accuracy,
-            sla.report().steps
-        );
+    let mut results = Results::default();
+    let seeds = options.common.seed..options.common.seed + options.seeds;
+    for seed in seeds.clone() {
+        sla2p(&config.clone().with_seed(seed), &table, &device, &mut results)?;
     }
+    baselines(options.raw_baselines, seeds, &table, &device, &mut results)?;
 
-    let unit = PreprocessingConfig::new().fit(&table).table(&table)?;
-    let rows = if options.raw_baselines { &table } else { &unit };
-    let components = if table.columns() > 10 { 10 } else { 3 };
-    let mut baseline = |name: &str, fit: &dyn Fn() -> Result<Scores>| -> Result<()> {
-        let start = Instant::now();
-        let scores = fit()?;
-        add(name, scores.evaluate(&labels)?, start.elapsed().as_secs_f64());
-        Ok(())
-    };
-    for seed in options.common.seed..options.common.seed + options.seeds {
-        baseline("isolation forest", &|| IsolationForestConfig::default().fit(rows, seed)?.score(rows))?;
-    }
-    baseline("LOF, 20 neighbours", &|| LofConfig::default().fit(rows)?.score(rows))?;
-    baseline("one-class SVM, nu 0.5", &|| OneClassSvmConfig::default().fit(rows)?.score(rows))?;
-    baseline("PCA residual", &|| PcaConfig { components }.fit(rows)?.score(rows))?;
-    baseline("distance to the mean", &|| DistanceToMean::fit(rows)?.score(rows))?;
-    for seed in options.common.seed..options.common.seed + options.seeds {
-        baseline("GOAD, fitted on all rows", &|| {
-            GoadConfig::arrhythmia().with_seed(seed).fit::<Dispatch>(&table, &device)?.score(&table)
-        })?;
-    }
-
-    let rows: Vec<Row> = results.into_iter().map(|(method, e, seconds)| row(method, &e, seconds)).collect();
+    let rows = results.rows();
     println!("{:<40} {:>14} {:>14} {:>8} {:>7} {:>8}", "method", "AUROC", "AUPR-out", "AUPR-in", "F1", "s");
     for row in &rows {
         println!(
@@ -192,15 +120,98 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn labels(table: &Table) -> Vec<i64> {
-    table.labels().expect("the sets of this protocol are labelled").to_vec()
+/// SLA2P with every step on one trained network, and SLA with its own.
+fn sla2p(config: &Sla2pConfig, table: &Table, device: &DispatchDevice, results: &mut Results) -> Result<()> {
+    let labels = labels(table);
+    let mut normals_first: Vec<usize> = (0..table.rows()).collect();
+    normals_first.sort_by_key(|&row| labels[row]);
+    let shuffled = Generator::new(config.seed).permutation(table.rows());
+
+    let bar = Bar::new(&format!("seed {}", config.seed));
+    let show = |progress: Progress| bar.show(progress);
+    let start = Instant::now();
+    let detector = config.fit_with::<Dispatch>(table, device, show)?;
+    let fitted = start.elapsed().as_secs_f64();
+    let (steps, accuracy) = (detector.report().steps, detector.report().accuracy);
+
+    let mut score = |method: &str, detector: &Sla2p<Dispatch>, table: &Table, fitted: f64| -> Result<()> {
+        let start = Instant::now();
+        let scores = detector.score_with(table, show)?;
+        results.add(method, &scores, table, fitted + start.elapsed().as_secs_f64())
+    };
+    score("SLA2P per sample", &detector, table, fitted)?;
+    let official = detector.with_step(Step::OfficialBatchMean, config.epsilon);
+    let sorted = table.select_rows(&normals_first);
+    score("SLA2P official step, normal rows first", &official, &sorted, fitted)?;
+    score("SLA2P official step, shuffled rows", &official, &table.select_rows(&shuffled), fitted)?;
+    let clean = official.with_step(Step::None, config.epsilon);
+    score("no perturbation, same network", &clean, table, fitted)?;
+    let clean = clean.with_score(ScoreKind::PseudoLabel);
+    score("no perturbation, pseudo-label score", &clean, table, fitted)?;
+
+    let start = Instant::now();
+    let sla = config.clone().sla().fit_with::<Dispatch>(table, device, show)?;
+    score("SLA, threshold 0.8", &sla, table, start.elapsed().as_secs_f64())?;
+    drop(bar);
+    eprintln!("seed {}: {steps} steps to {accuracy:.3}; SLA {}", config.seed, sla.report().steps);
+    Ok(())
 }
 
-/// The rows with label 0, then those with label 1: the order of the published code.
-fn normals_first(labels: &[i64]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..labels.len()).collect();
-    order.sort_by_key(|&row| labels[row]);
-    order
+fn baselines(
+    raw: bool,
+    seeds: Range<u64>,
+    table: &Table,
+    device: &DispatchDevice,
+    results: &mut Results,
+) -> Result<()> {
+    let unit = PreprocessingConfig::new().fit(table).table(table)?;
+    let rows = if raw { table } else { &unit };
+    let components = if table.columns() > 10 { 10 } else { 3 };
+    let mut add = |method: &str, fit: &dyn Fn() -> Result<Scores>| -> Result<()> {
+        let start = Instant::now();
+        let scores = fit()?;
+        results.add(method, &scores, table, start.elapsed().as_secs_f64())
+    };
+    for seed in seeds.clone() {
+        add("isolation forest", &|| IsolationForestConfig::default().fit(rows, seed)?.score(rows))?;
+    }
+    add("LOF, 20 neighbours", &|| LofConfig::default().fit(rows)?.score(rows))?;
+    add("one-class SVM, nu 0.5", &|| OneClassSvmConfig::default().fit(rows)?.score(rows))?;
+    add("PCA residual", &|| PcaConfig { components }.fit(rows)?.score(rows))?;
+    add("distance to the mean", &|| DistanceToMean::fit(rows)?.score(rows))?;
+    for seed in seeds {
+        // It standardises by itself.
+        add("GOAD, fitted on all rows", &|| {
+            GoadConfig::arrhythmia().with_seed(seed).fit::<Dispatch>(table, device)?.score(table)
+        })?;
+    }
+    Ok(())
+}
+
+fn labels(table: &Table) -> &[i64] {
+    table.labels().expect("the sets of this protocol are labelled")
+}
+
+/// The evaluations of each method and the seconds of all of them, in the order in which methods first came.
+#[derive(Default)]
+struct Results(Vec<(String, Vec<Evaluation>, f64)>);
+
+impl Results {
+    fn add(&mut self, method: &str, scores: &Scores, table: &Table, seconds: f64) -> Result<()> {
+        let evaluation = scores.evaluate(labels(table))?;
+        match self.0.iter_mut().find(|(name, ..)| name == method) {
+            Some((_, evaluations, total)) => {
+                evaluations.push(evaluation);
+                *total += seconds;
+            }
+            None => self.0.push((method.to_owned(), vec![evaluation], seconds)),
+        }
+        Ok(())
+    }
+
+    fn rows(self) -> Vec<Row> {
+        self.0.into_iter().map(|(method, evaluations, seconds)| row(method, &evaluations, seconds)).collect()
+    }
 }
 
 fn row(method: String, evaluations: &[Evaluation], seconds: f64) -> Row {

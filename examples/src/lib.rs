@@ -1,13 +1,14 @@
 //! What the examples share: the options `--device` and `--seed`, and a progress bar for detectors.
 
-use clap::Args;
+use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use leanburn::{anomaly::sla2p::Progress, core::Result, device, prelude::DispatchDevice};
 
 /// Options of every example.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Where to compute: flex, ndarray, cuda[:n], wgpu[:n], vulkan[:n]; `list` prints what there is.
+    /// Where to compute: flex, ndarray, or a GPU as cuda, wgpu or vulkan, with `:n` for the n-th; `list` prints what
+    /// there is.
     #[arg(long, default_value = "flex")]
     pub device: String,
     /// Seed of everything random.
@@ -22,14 +23,21 @@ impl Common {
     ///
     /// When the build or the machine has no such device.
     pub fn device(&self) -> Result<DispatchDevice> {
-        if self.device == "list" {
-            for device in device::available() {
-                println!("{:<10} {}", device.name, device.description);
-            }
-            std::process::exit(0);
-        }
         Ok(device::autodiff(device::parse(&self.device)?))
     }
+}
+
+/// The program's options. `--device list` is answered here, whatever other options there are.
+pub fn options<T: Parser>() -> T {
+    let arguments: Vec<String> = std::env::args().collect();
+    let listed = arguments.windows(2).any(|pair| pair == ["--device", "list"]);
+    if listed || arguments.iter().any(|argument| argument == "--device=list") {
+        for device in device::available() {
+            println!("{:<10} {}", device.name, device.description);
+        }
+        std::process::exit(0);
+    }
+    T::parse()
 }
 
 /// A bar that follows a detector's training and scoring.

@@ -9,7 +9,7 @@ use leanburn::{
     core::report::{Plot, RunFolder, Style},
     prelude::*,
 };
-use leanburn_examples::{Bar, Common};
+use leanburn_examples::{Bar, Common, options};
 use serde::Serialize;
 
 /// Runs every method once on embedded data.
@@ -42,7 +42,7 @@ struct Report {
 }
 
 fn main() -> Result<()> {
-    let options = Options::parse();
+    let options: Options = options();
     let device = options.common.device()?;
     let folder = match &options.output {
         Some(path) => RunFolder::create(path)?,

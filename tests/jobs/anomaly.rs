@@ -96,7 +96,9 @@ fn no_step_and_a_step_of_zero_are_sla() {
 #[test]
 fn the_same_seed_gives_the_same_scores() {
     let table = angular(7);
-    let scores = |seed| fit(&small().with_seed(seed), &table).score(&table).unwrap();
+    // The architecture with dropout, which draws most.
+    let config = small().with_architecture(Architecture::FcnDrop);
+    let scores = |seed| fit(&config.clone().with_seed(seed), &table).score(&table).unwrap();
     assert_eq!(scores(3), scores(3));
     assert_ne!(scores(3), scores(4));
 }

@@ -1,7 +1,8 @@
 //! leanburn beside its PyTorch peers: the same work on the same cores, in turns in one run.
 //!
 //! `cargo run --release -p leanburn-tests --bin peers -- sla2p --python PYTHON`, where PYTHON has torch, scipy and
-//! scikit-learn, and `LEANBURN_DATA` names the folder with `anomaly/arrhythmia.mat`.
+//! scikit-learn, and `LEANBURN_DATA` names the folder with `anomaly/arrhythmia.mat`. `-- sla2p-large` measures time and
+//! memory of scoring tables of up to 500,000 rows, without a peer.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,10 +31,11 @@ fn main() -> Result<()> {
             println!("{line}");
             Ok(())
         }
+        ["sla2p-large"] => large(),
         ["sla2p"] => pair("python3"),
         ["sla2p", "--python", python] => pair(python),
         _ => {
-            eprintln!("usage: peers sla2p [--python PYTHON]");
+            eprintln!("usage: peers sla2p [--python PYTHON] | peers sla2p-large");
             std::process::exit(2);
         }
     }
@@ -54,6 +56,27 @@ fn ours(file: &Path) -> Result<Measured> {
         peak_mb: peak_mb(),
         steps: detector.report().steps,
     })
+}
+
+/// Scores tables of up to 500,000 rows of 120 columns, K = D = 32, and prints time and memory, less the table's own.
+fn large() -> Result<()> {
+    const COLUMNS: usize = 120;
+    let device = leanburn::device::autodiff(device()?);
+    let config = Sla2pConfig::new().with_projections(32).with_width(32);
+    println!("{:>8} {:>8} {:>10} {:>20}", "rows", "s", "rows / s", "peak - table, MB");
+    for rows in [125_000, 250_000, 500_000] {
+        let values = leanburn_datasets::recipe::real("large", rows * COLUMNS, -1.0, 1.0, 0);
+        let table = Table::new(values.into_iter().map(f64::from).collect(), COLUMNS)?;
+        let detector = config.clone().with_max_steps(20).fit::<Dispatch>(&table, &device)?;
+        let start = Instant::now();
+        detector.score(&table)?;
+        let seconds = start.elapsed().as_secs_f64();
+        // While the table was made, its values lay there once more in f32, which counts into the peak.
+        let own = (rows * COLUMNS * 12) as f64 / f64::from(1 << 20);
+        let rate = rows as f64 / seconds;
+        println!("{rows:>8} {seconds:>8.1} {rate:>10.0} {:>20.0}", peak_mb() - own);
+    }
+    Ok(())
 }
 
 /// The process's largest resident memory so far, where Linux tells it; NaN elsewhere.

@@ -27,7 +27,7 @@ pub fn accuracy(logits: &[f32], targets: &[i64]) -> Result<f64> {
 ///
 /// When there is no row, when the lengths do not match, or when a target is no class.
 pub fn top_k_accuracy(logits: &[f32], targets: &[i64], k: usize) -> Result<f64> {
-    if targets.is_empty() || logits.is_empty() || logits.len() % targets.len() != 0 {
+    if targets.is_empty() || logits.is_empty() || !logits.len().is_multiple_of(targets.len()) {
         return Err(Error::data(
             "logits",
             format!("a positive multiple of the {} targets", targets.len()),

@@ -39,17 +39,18 @@ pub fn parse(name: &str) -> Result<DispatchDevice> {
             if number.is_some() {
                 return Err(error(format!("there is one `{kind}` device; leave out the number")));
             }
-            cpu(kind)
+            cpu(kind).map(Ok)
         }
-        "cuda" => cuda(number).map_err(error)?,
-        "wgpu" | "vulkan" | "metal" | "webgpu" => wgpu_device(kind, number).map_err(error)?,
+        "cuda" => cuda(number),
+        "wgpu" | "vulkan" | "metal" | "webgpu" => wgpu_device(kind, number),
         _ => {
             let names = KINDS.join(", ");
             return Err(error(format!("expected one of {names}, metal, webgpu, with `:n` for the n-th GPU")));
         }
     };
     let device = device
-        .ok_or_else(|| error(format!("this build has no `{kind}`; enable leanburn's feature `{kind}`")))?;
+        .ok_or_else(|| error(format!("this build has no `{kind}`; enable leanburn's feature `{kind}`")))?
+        .map_err(error)?;
     let backend = Dispatch::name(&device);
     if backend.contains("fusion<") {
         log::warn!("{backend}: Burn 0.21's fusion can fail in training; disable its feature `fusion`");
@@ -77,6 +78,9 @@ pub fn available() -> Vec<Available> {
     devices
 }
 
+/// A device, the reason why this machine has it not, or nothing where this build has not its feature.
+type Found = Option<std::result::Result<DispatchDevice, String>>;
+
 fn cpu(kind: &str) -> Option<DispatchDevice> {
     match kind {
         #[cfg(feature = "flex")]
@@ -88,18 +92,18 @@ fn cpu(kind: &str) -> Option<DispatchDevice> {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(number: Option<usize>) -> std::result::Result<Option<DispatchDevice>, String> {
+fn cuda(number: Option<usize>) -> Found {
     let count = cuda_count();
     let index = number.unwrap_or(0);
     if index >= count {
-        return Err(format!("this machine has {count} CUDA devices that the driver lists"));
+        return Some(Err(format!("this machine has {count} CUDA devices that the driver lists")));
     }
-    Ok(Some(DispatchDevice::Cuda(burn_cuda::CudaDevice::new(index))))
+    Some(Ok(DispatchDevice::Cuda(burn_cuda::CudaDevice::new(index))))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_number: Option<usize>) -> std::result::Result<Option<DispatchDevice>, String> {
-    Ok(None)
+fn cuda(_number: Option<usize>) -> Found {
+    None
 }
 
 #[cfg(feature = "cuda")]
@@ -116,7 +120,7 @@ fn cuda_count() -> usize {
 
 #[cfg(feature = "wgpu")]
 mod adapters {
-    use super::{Available, DispatchDevice};
+    use super::{Available, DispatchDevice, Found};
     use burn_wgpu::{
         WgpuDevice,
         graphics::{self, GraphicsApi},
@@ -174,16 +178,16 @@ mod adapters {
             .collect()
     }
 
-    pub(super) fn wgpu_device(kind: &str, number: Option<usize>) -> Result<Option<DispatchDevice>, String> {
+    pub(super) fn wgpu_device(kind: &str, number: Option<usize>) -> Found {
         if kind != FLAVOUR && kind != "wgpu" {
-            return Ok(None);
+            return None;
         }
         let mut adapters = list();
         let index = number.unwrap_or(0);
         if index >= adapters.len() {
-            return Err(format!("this machine has {} adapters for {FLAVOUR}", adapters.len()));
+            return Some(Err(format!("this machine has {} adapters for {FLAVOUR}", adapters.len())));
         }
-        Ok(Some(dispatch(match number {
+        Some(Ok(dispatch(match number {
             Some(index) => adapters.swap_remove(index).0,
             None => WgpuDevice::DefaultDevice,
         })))
@@ -202,8 +206,8 @@ mod adapters {
 use adapters::{wgpu_available, wgpu_device};
 
 #[cfg(not(feature = "wgpu"))]
-fn wgpu_device(_kind: &str, _number: Option<usize>) -> std::result::Result<Option<DispatchDevice>, String> {
-    Ok(None)
+fn wgpu_device(_kind: &str, _number: Option<usize>) -> Found {
+    None
 }
 
 #[cfg(not(feature = "wgpu"))]

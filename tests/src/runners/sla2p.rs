@@ -30,7 +30,8 @@ use crate::{case::Case, comparison::Outputs, gradients};
 /// The settings of a classifier, in all kinds that have one.
 #[derive(Deserialize)]
 struct Network {
-    network: String,
+    #[serde(rename = "network")]
+    architecture: String,
     d_out: usize,
     n_rots: usize,
     bn_eps: f64,
@@ -46,7 +47,7 @@ fn default_momentum() -> f64 {
 
 impl Network {
     fn config(&self) -> Result<ClassifierConfig> {
-        let architecture = match self.network.as_str() {
+        let architecture = match self.architecture.as_str() {
             "fcn" => Architecture::Fcn,
             "fcn_4" => Architecture::Fcn4,
             "fcn_6" => Architecture::Fcn6,
@@ -146,7 +147,7 @@ pub(super) fn fcn_train(case: &Case, device: &DispatchDevice) -> Result<Outputs>
     for step in 0..steps {
         let x: Tensor<Dispatch, 2> = case.tensor(&format!("x{step}"), &training)?;
         let targets: Tensor<Dispatch, 1, Int> = case.ints(&format!("targets{step}"), &training)?;
-        let logits = classifier.forward(x);
+        let logits = classifier.forward_train(x, &mut Generator::new(0));
         let hits = logits.clone().inner().argmax(1).squeeze_dim::<1>(1).equal(targets.clone().inner());
         outputs.tensor(format!("step{step}.accuracy"), hits.float().sum() / batch as f64);
         let loss = loss::cross_entropy(logits.clone(), targets);
@@ -154,7 +155,7 @@ pub(super) fn fcn_train(case: &Case, device: &DispatchDevice) -> Result<Outputs>
         let gradients = GradientsParams::from_grads(loss.backward(), &classifier);
         if step == 0 {
             outputs.tensor("step0.logits", logits.inner());
-            for (name, data) in gradients::by_name(&classifier, &gradients, &published)? {
+            for (name, data) in gradients::by_name(&classifier, &gradients, published)? {
                 if data.num_elements() > WHOLE {
                     let values: Vec<f64> = data.iter::<f64>().collect();
                     let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
@@ -166,7 +167,7 @@ pub(super) fn fcn_train(case: &Case, device: &DispatchDevice) -> Result<Outputs>
             }
         }
         classifier = optimizer.step(adam.lr, classifier, gradients);
-        for (name, data) in checkpoint::tensors(&classifier, &published)? {
+        for (name, data) in checkpoint::tensors(&classifier, published)? {
             let after = step + 1;
             if name.contains("running") {
                 outputs.data(format!("after{after}.{name}"), data);

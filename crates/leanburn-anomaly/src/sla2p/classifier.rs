@@ -1,7 +1,7 @@
 use burn::{
     config::Config,
     module::Module,
-    nn::{Dropout, DropoutConfig, Linear},
+    nn::Linear,
     tensor::{Tensor, activation::leaky_relu, backend::Backend},
 };
 use leanburn_core::{
@@ -77,7 +77,7 @@ impl ClassifierConfig {
         Classifier {
             hidden,
             output: linear(width, self.classes, generator, device),
-            dropout: DropoutConfig::new(dropout).init(),
+            dropout,
             leaky_slope: self.leaky_slope,
         }
     }
@@ -112,7 +112,7 @@ pub(super) struct Hidden<B: Backend> {
 pub struct Classifier<B: Backend> {
     pub(super) hidden: Vec<Hidden<B>>,
     pub(super) output: Linear<B>,
-    dropout: Dropout,
+    dropout: f64,
     pub(super) leaky_slope: f64,
 }
 
@@ -127,7 +127,7 @@ pub struct LayerOutputs<B: Backend> {
 }
 
 impl<B: Backend> Classifier<B> {
-    /// Logits of the projections.
+    /// Logits of the projections, without dropout.
     ///
     /// - input: `[batch, width]`
     /// - output: `[batch, classes]`
@@ -135,16 +135,39 @@ impl<B: Backend> Classifier<B> {
         self.layers(input).logits
     }
 
-    /// The outputs of every layer.
+    /// Logits of the projections, with what dropout leaves drawn from `generator`.
+    ///
+    /// - input: `[batch, width]`
+    /// - output: `[batch, classes]`
+    pub fn forward_train(&self, input: Tensor<B, 2>, generator: &mut Generator) -> Tensor<B, 2> {
+        self.layers_with(input, |x| {
+            if self.dropout == 0.0 {
+                return x;
+            }
+            let kept = generator.uniform::<B, 2>(x.dims(), 0.0, 1.0, &x.device());
+            x * (kept.greater_equal_elem(self.dropout).float() / (1.0 - self.dropout))
+        })
+        .logits
+    }
+
+    /// The outputs of every layer, without dropout.
     ///
     /// - input: `[batch, width]`
     pub fn layers(&self, input: Tensor<B, 2>) -> LayerOutputs<B> {
+        self.layers_with(input, |x| x)
+    }
+
+    fn layers_with(
+        &self,
+        input: Tensor<B, 2>,
+        mut dropout: impl FnMut(Tensor<B, 2>) -> Tensor<B, 2>,
+    ) -> LayerOutputs<B> {
         let (mut normalised, mut activated) = (Vec::new(), Vec::new());
         let mut x = input;
         for layer in &self.hidden {
             let norm = layer.bn.forward_linear(&layer.fc, x);
             let active = leaky_relu(norm.clone(), self.leaky_slope);
-            x = self.dropout.forward(active.clone());
+            x = dropout(active.clone());
             normalised.push(norm);
             activated.push(active);
         }

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use burn::tensor::{Tensor, backend::Backend};
 use leanburn_core::{Error, Result, checkpoint, checkpoint::Checkpoint, report, table::Table};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Classifier, FitReport, FrozenClassifier, Progress, Projections, Sla2pConfig};
@@ -157,24 +158,37 @@ impl<B: Backend> Sla2p<B> {
         rows: usize,
         mut score: impl FnMut(Tensor<B, 1>),
     ) -> Result<()> {
-        let device = self.classifier.output.weight.val().device();
+        let device = self.device();
         let features = self.preprocessing.rows(table, first..first + rows)?;
         let features = Tensor::<B, 2>::from_data(features, &device);
         let frozen = FrozenClassifier::new(&self.classifier);
         let Sla2pConfig { step, epsilon, batch_size, score: kind, .. } = &self.config;
         let step = step.lengths(*epsilon, *batch_size, first..first + rows, table.rows(), &device);
-        for label in 0..self.projections.count() {
+        let score_of = |label: usize| {
             let projected = features.clone().matmul(self.projections.matrix(label, &device));
-            let probabilities = frozen.probabilities(projected, step.clone());
-            score(kind.of(probabilities, label));
+            kind.of(frozen.probabilities(projected, step.clone()), label)
+        };
+        let labels: Vec<usize> = (0..self.projections.count()).collect();
+        for labels in labels.chunks(at_once::<B>(&device)) {
+            if let [label] = labels {
+                score(score_of(*label));
+            } else {
+                let scores: Vec<_> = labels.par_iter().map(|&label| score_of(label)).collect();
+                scores.into_iter().for_each(&mut score);
+            }
         }
         Ok(())
     }
 
     /// Rows that are scored together.
     fn chunk(&self) -> usize {
+        let activations = ACTIVATIONS / at_once::<B>(&self.device());
         let widest = self.classifier.output.weight.dims()[0].max(self.projections.count());
-        (ACTIVATIONS / widest).min(FEATURES / self.projections.columns()).max(1)
+        (activations / widest).min(FEATURES / self.projections.columns()).max(1)
+    }
+
+    fn device(&self) -> B::Device {
+        self.classifier.output.weight.val().device()
     }
 
     /// Writes the detector into a new folder: `config.json`, `state.json` (preprocessing and training report) and
@@ -231,6 +245,14 @@ impl<B: Backend> Sla2p<B> {
             .load_into(classifier, |path| settings.published_name(path))?;
         Ok(Self::new(config, state.preprocessing, projections, classifier, state.report))
     }
+}
+
+/// How many projections are scored at once. The CPU backends use all cores for matrix products alone, and one for the
+/// rest; a GPU gets its work from one thread.
+fn at_once<B: Backend>(device: &B::Device) -> usize {
+    // Burn's way to tell backends apart is their name, `dispatch<flex>` for instance.
+    let name = B::name(device);
+    if ["flex", "ndarray"].iter().any(|cpu| name.contains(cpu)) { rayon::current_num_threads() } else { 1 }
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

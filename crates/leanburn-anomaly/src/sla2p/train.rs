@@ -17,6 +17,7 @@ use crate::preprocessing::Preprocessing;
 /// Streams of the seed beside those of the projections, which have theirs by index.
 const INITIAL_WEIGHTS: u64 = 1 << 32;
 const ORDER: u64 = INITIAL_WEIGHTS + 1;
+const DROPOUT: u64 = INITIAL_WEIGHTS + 2;
 
 /// Steps whose rows are projected together: more would project rows that an early stop leaves unused, fewer would draw
 /// the same projections more often.
@@ -142,6 +143,7 @@ impl Sla2pConfig {
             batch_size: self.batch_size,
         };
 
+        let mut dropout = Generator::stream(self.seed, DROPOUT);
         let mut report = FitReport { stop: StopReason::StepLimit, steps: 0, accuracy: 0.0, losses: vec![] };
         let mut accuracy = RunningAccuracy::default();
         let mut epochs = 0;
@@ -158,7 +160,7 @@ impl Sla2pConfig {
             for (rows, labels) in blocks {
                 let [batch, _] = rows.dims();
                 let labels = Tensor::from_inner(labels);
-                let logits = classifier.forward(Tensor::from_inner(rows));
+                let logits = classifier.forward_train(Tensor::from_inner(rows), &mut dropout);
                 let hits = logits.clone().inner().argmax(1).squeeze_dim::<1>(1).equal(labels.clone().inner());
                 let loss = loss::cross_entropy(logits, labels);
                 // One wait for the device a step: the rule to stop needs the number of hits.
@@ -184,6 +186,9 @@ impl Sla2pConfig {
     }
 }
 
+/// Projected rows `[batch, D]` and their pseudo-labels `[batch]`.
+type Batch<B> = (Tensor<B, 2>, Tensor<B, 1, Int>);
+
 /// Mini-batches of projected rows, in random order without replacement.
 struct Batches<'a> {
     table: &'a Table,
@@ -194,11 +199,8 @@ struct Batches<'a> {
 }
 
 impl Batches<'_> {
-    /// The next mini-batches, `[batch, D]` with pseudo-labels `[batch]`; none at the end of an epoch.
-    fn next_block<B: Backend>(
-        &mut self,
-        device: &B::Device,
-    ) -> Result<Vec<(Tensor<B, 2>, Tensor<B, 1, Int>)>> {
+    /// The next mini-batches; none at the end of an epoch.
+    fn next_block<B: Backend>(&mut self, device: &B::Device) -> Result<Vec<Batch<B>>> {
         let pairs: Vec<(usize, usize)> = self
             .order
             .by_ref()

@@ -123,7 +123,9 @@ impl<B: Backend> BatchNorm<B> {
     }
 
     fn update(&self, running: &RunningState<Tensor<B, 1>>, batch: Tensor<B, 1>) {
-        running.update(running.value_sync() * (1.0 - self.momentum) + batch * self.momentum);
+        let value = running.value_sync() * (1.0 - self.momentum) + batch * self.momentum;
+        // Undetached, the graph of each step would hang on the one before.
+        running.update(value.detach());
         // Visitors and `valid` read the value as last synchronised.
         running.value_sync();
     }

@@ -22,7 +22,14 @@ pub struct Plot {
     title: String,
     x_label: String,
     y_label: String,
-    series: Vec<(String, Style, Vec<(f64, f64)>)>,
+    series: Vec<Series>,
+}
+
+#[derive(Debug, Clone)]
+struct Series {
+    name: String,
+    style: Style,
+    points: Vec<(f64, f64)>,
 }
 
 impl Plot {
@@ -39,7 +46,7 @@ impl Plot {
         points: impl IntoIterator<Item = (f64, f64)>,
     ) -> Self {
         let points = points.into_iter().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
-        self.series.push((name.into(), style, points));
+        self.series.push(Series { name: name.into(), style, points });
         self
     }
 
@@ -49,7 +56,7 @@ impl Plot {
     ///
     /// When no series has a finite point.
     pub fn svg(&self) -> Result<String> {
-        let points = || self.series.iter().flat_map(|(_, _, points)| points);
+        let points = || self.series.iter().flat_map(|series| &series.points);
         let (Some(x), Some(y)) = (range(points().map(|p| p.0)), range(points().map(|p| p.1))) else {
             return Err(Error::data(format!("plot `{}`", self.title), "a finite point", "none"));
         };
@@ -75,7 +82,7 @@ impl Plot {
             .y_label_area_size(56)
             .build_cartesian_2d(x, y)?;
         chart.configure_mesh().light_line_style(WHITE).x_desc(&self.x_label).y_desc(&self.y_label).draw()?;
-        for (i, (name, style, points)) in self.series.iter().enumerate() {
+        for (i, Series { name, style, points }) in self.series.iter().enumerate() {
             let colour = Palette99::pick(i).to_rgba();
             let drawn = match style {
                 Style::Line => {
