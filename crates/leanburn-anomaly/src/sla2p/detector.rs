@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use burn::tensor::{Tensor, backend::Backend};
+use derive_new::new;
 use leanburn_core::{Error, Result, checkpoint, checkpoint::Checkpoint, report, table::Table};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,8 @@ const ACTIVATIONS: usize = 1 << 22;
 const FEATURES: usize = 1 << 24;
 
 /// A fitted detector.
-#[derive(Debug)]
+#[derive(Debug, new)]
+#[new(visibility = "pub(super)")]
 pub struct Sla2p<B: Backend> {
     config: Sla2pConfig,
     preprocessing: Preprocessing,
@@ -35,17 +37,6 @@ const CLASSIFIER: &str = "classifier.safetensors";
 const PROJECTIONS: &str = "projections.safetensors";
 
 impl<B: Backend> Sla2p<B> {
-    /// A detector from its parts.
-    pub(super) fn new(
-        config: Sla2pConfig,
-        preprocessing: Preprocessing,
-        projections: Projections,
-        classifier: Classifier<B>,
-        report: FitReport,
-    ) -> Self {
-        Self { config, preprocessing, projections, classifier, report }
-    }
-
     /// The settings it was fitted with.
     pub fn config(&self) -> &Sla2pConfig {
         &self.config

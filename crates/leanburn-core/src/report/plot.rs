@@ -1,3 +1,4 @@
+use derive_new::new;
 use plotters::{
     chart::{ChartBuilder, SeriesLabelPosition},
     prelude::{
@@ -17,11 +18,15 @@ pub enum Style {
 }
 
 /// A plot of one or more series over two numeric axes, drawn as SVG.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, new)]
 pub struct Plot {
+    #[new(into)]
     title: String,
+    #[new(into)]
     x_label: String,
+    #[new(into)]
     y_label: String,
+    #[new(default)]
     series: Vec<Series>,
 }
 
@@ -33,11 +38,6 @@ struct Series {
 }
 
 impl Plot {
-    /// An empty plot.
-    pub fn new(title: impl Into<String>, x_label: impl Into<String>, y_label: impl Into<String>) -> Self {
-        Self { title: title.into(), x_label: x_label.into(), y_label: y_label.into(), series: Vec::new() }
-    }
-
     /// The plot with one more series; points that are not finite are left out.
     pub fn with(
         mut self,
