@@ -1,7 +1,7 @@
 //! Tables that are made rather than read.
 
 use crate::recipe;
-use leanburn_core::{Error, Result, table::Table};
+use leanburn_core::{Error, Result, random::Generator, table::Table};
 
 /// The synthetic angular set: 400 normal rows around a centre and 40 anomalies of about the same length and coordinate
 /// ranges, which differ mainly in direction. 440 x 32, label 1 for an anomaly; row `i` is one when `i mod 11 = 10`.
@@ -72,6 +72,36 @@ pub fn anomaly_set(table: &Table, anomalous_class: i64, keep: usize) -> Result<T
     table.select_rows(&order).with_labels((0..rows).map(|i| i64::from(is_anomaly(i))).collect())
 }
 
+/// The contaminated set of the published evaluations: all rows of `normal_class` (label 0), and
+/// `ratio` anomalies for each of them, drawn from the other classes without replacement (label 1), in random order.
+///
+/// The ratio counts anomalies per normal row, not per row: of 0.1, one row in eleven is an anomaly.
+///
+/// # Errors
+///
+/// When the table has no labels, no row of `normal_class`, or not so many other rows, and when there would be no
+/// anomaly.
+pub fn contaminated_set(table: &Table, normal_class: i64, ratio: f64, seed: u64) -> Result<Table> {
+    let labels = table.labels().ok_or_else(|| Error::data("table", "class labels", "none"))?;
+    let (normal, others): (Vec<usize>, Vec<usize>) =
+        (0..table.rows()).partition(|&i| labels[i] == normal_class);
+    if normal.is_empty() {
+        return Err(Error::data("labels", format!("the class {normal_class}"), "none"));
+    }
+    // NaN and negative ratios give 0, infinite ones too many.
+    let anomalies = (normal.len() as f64 * ratio) as usize;
+    if anomalies == 0 || anomalies > others.len() {
+        let expected = format!("1 to {} anomalies among {} normal rows", others.len(), normal.len());
+        return Err(Error::setting("ratio", expected, ratio));
+    }
+    let mut generator = Generator::new(seed);
+    let drawn = generator.permutation(others.len()).into_iter().take(anomalies).map(|i| (others[i], 1));
+    let rows: Vec<(usize, i64)> = normal.iter().map(|&row| (row, 0)).chain(drawn).collect();
+    let order = generator.permutation(rows.len());
+    let (rows, labels): (Vec<usize>, Vec<i64>) = order.into_iter().map(|i| rows[i]).unzip();
+    table.select_rows(&rows).with_labels(labels)
+}
+
 /// A table whose parts are known to be right: one that is part of the program.
 pub(crate) fn labelled(values: Vec<f64>, names: Vec<String>, labels: Vec<i64>) -> Table {
     Table::new(values, names.len())
@@ -97,6 +127,25 @@ mod tests {
             assert_eq!(table.row(row)[column], f64::from(printed), "row {row}, column {column}");
         }
         assert_ne!(angular(8), table);
+    }
+
+    #[test]
+    fn a_contaminated_set_has_its_ratio_and_a_random_order() {
+        let values = (0..300).map(f64::from).collect();
+        let classes = (0..300).map(|i| i % 3).collect();
+        let table = Table::new(values, 1).unwrap().with_labels(classes).unwrap();
+        let set = contaminated_set(&table, 1, 0.3, 0).unwrap();
+        assert_eq!(set.rows(), 130);
+        let labels = set.labels().unwrap();
+        assert_eq!(labels.iter().sum::<i64>(), 30);
+        assert!(set.values().iter().zip(labels).all(|(&value, &label)| (value % 3.0 == 1.0) == (label == 0)));
+        assert!(!labels.is_sorted());
+        assert_eq!(contaminated_set(&table, 1, 0.3, 0).unwrap(), set);
+        assert_ne!(contaminated_set(&table, 1, 0.3, 1).unwrap(), set);
+        for ratio in [0.0, -1.0, f64::NAN, 3.0, f64::INFINITY] {
+            assert!(contaminated_set(&table, 1, ratio, 0).unwrap_err().to_string().contains("ratio"));
+        }
+        assert!(contaminated_set(&table, 7, 0.3, 0).is_err());
     }
 
     const PUBLISHED: [(usize, usize, &str); 10] = [

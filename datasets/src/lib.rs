@@ -7,7 +7,8 @@
 //! | wine, 178 x 13, 3 classes | [`wine`] | `tables` |
 //! | handwritten digits, 1797 x 64, 10 classes | [`digits`] | `tables` |
 //! | anomalies that differ in direction, 440 x 32, 40 anomalies | [`angular`] | |
-//! | an anomaly set made of any labelled table | [`anomaly_set`] | |
+//! | an anomaly set made of any labelled table | [`anomaly_set`], [`contaminated_set`] | |
+//! | KDD Cup 1999 from its published files | [`kddcup99()`] | `kddcup99` |
 //! | the generator of reproducible numbers behind the reference values | [`recipe`] | |
 //! | what can be downloaded, with licence and checksum | [`catalogue`], [`find`] | |
 //! | downloading it: resumed, limited, checked | [`download()`] | `download` |
@@ -32,15 +33,21 @@
 //!
 //! None is on by default.
 //!
+//! - `kddcup99`: the reader of that set's files.
 //! - `tables`: the embedded tables (190 kB in the program).
 //! - `download`: the downloader, which brings an HTTP client and TLS.
 // The table above links to what the features hold, also where they are off.
-#![cfg_attr(not(all(feature = "tables", feature = "download")), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(
+    not(all(feature = "tables", feature = "download", feature = "kddcup99")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 
 mod catalogue;
 #[cfg(feature = "download")]
 mod download;
 mod generate;
+#[cfg(feature = "kddcup99")]
+mod kddcup99;
 pub mod recipe;
 #[cfg(feature = "tables")]
 mod tables;
@@ -48,6 +55,8 @@ mod tables;
 pub use catalogue::{Entry, catalogue, find};
 #[cfg(feature = "download")]
 pub use download::download;
-pub use generate::{angular, anomaly_set};
+pub use generate::{angular, anomaly_set, contaminated_set};
+#[cfg(feature = "kddcup99")]
+pub use kddcup99::kddcup99;
 #[cfg(feature = "tables")]
 pub use tables::{breast_cancer, digits, wine};

@@ -122,9 +122,19 @@ fn a_saved_detector_scores_the_same() {
         assert!(matches!(detector.save(&path), Err(Error::Exists { .. })));
     }
     let broken = folder.path().join("Fcn");
+    let config = std::fs::read_to_string(broken.join("config.json")).unwrap();
+    let load =
+        || Sla2p::<Dispatch>::load(&broken, &leanburn_tests::device().unwrap()).unwrap_err().to_string();
+    for (from, to, named) in
+        [("\"projections\": 16", "\"projections\": 0", "projections"), ("16", "17", "fc1.weight")]
+    {
+        assert!(config.contains(from), "{config}");
+        std::fs::write(broken.join("config.json"), config.replace(from, to)).unwrap();
+        assert!(load().contains(named), "{}", load());
+    }
+    std::fs::write(broken.join("config.json"), config).unwrap();
     std::fs::write(broken.join("state.json"), "{}").unwrap();
-    let error = Sla2p::<Dispatch>::load(&broken, &leanburn_tests::device().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("state.json"), "{error}");
+    assert!(load().contains("state.json"), "{}", load());
 }
 
 #[test]

@@ -55,6 +55,24 @@ pub struct Preprocessing {
 }
 
 impl Preprocessing {
+    /// Checks statistics that were read from a file.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
+        if self.mean.is_empty()
+            || self.mean.len() != self.std.len()
+            || !finite(&self.mean)
+            || !finite(&self.std)
+            || self.std.iter().any(|&std| std <= 0.0)
+        {
+            return Err(Error::data(
+                "preprocessing",
+                "a finite mean and a positive deviation for every column",
+                format!("{} means and {} deviations", self.mean.len(), self.std.len()),
+            ));
+        }
+        Ok(())
+    }
+
     /// Number of columns of the tables it takes.
     pub fn columns_in(&self) -> usize {
         self.mean.len()

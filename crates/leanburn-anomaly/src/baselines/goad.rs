@@ -192,7 +192,7 @@ impl GoadConfig {
         let device = embedding.device();
         let embedding = embedding.swap_dims(1, 2);
         let centres = embedding.clone().mean_dim(0).squeeze_dim::<2>(0);
-        let distances = squared_distances(embedding, centres.clone());
+        let distances = relative_distances(embedding, centres.clone());
         let own = diagonal(distances.clone());
         let others = Tensor::eye(count, &device).unsqueeze_dim::<3>(0) * OWN_CENTRE;
         let nearest = (distances + others).min_dim(2).squeeze_dim::<2>(2);
@@ -210,7 +210,12 @@ impl GoadConfig {
     /// - centres: `[K, channels]`
     /// - output: `[rows]`
     pub fn score<B: Backend>(&self, embedding: Tensor<B, 3>, centres: Tensor<B, 2>) -> Tensor<B, 1> {
-        let distances = squared_distances(embedding.swap_dims(1, 2), centres).clamp_min(self.epsilon);
+        let embedding = embedding.swap_dims(1, 2);
+        // The least distance, relative to the embedding's length as the distances are.
+        let least = embedding.clone().square().sum_dim(2).neg() + self.epsilon;
+        let distances = relative_distances(embedding, centres);
+        let [_, _, count] = distances.dims();
+        let distances = distances.max_pair(least.repeat_dim(2, count));
         diagonal(log_softmax(distances.neg(), 2)).sum_dim(1).squeeze_dim::<1>(1).neg()
     }
 }
@@ -296,12 +301,14 @@ fn project<B: Backend>(rows: Tensor<B, 2>, matrices: &Tensor<B, 2>, count: usize
     rows.matmul(matrices.clone()).reshape([batch, count, width]).swap_dims(1, 2)
 }
 
-/// `||z_t - c_t'||^2` of embeddings `[batch, K, channels]` and centres `[K, channels]`, as `[batch, K, K]`.
-fn squared_distances<B: Backend>(embedding: Tensor<B, 3>, centres: Tensor<B, 2>) -> Tensor<B, 3> {
-    let lengths = embedding.clone().square().sum_dim(2);
+/// `||z_t - c_t'||^2 - ||z_t||^2` of embeddings `[batch, K, channels]` and centres `[K, channels]`, as `[batch, K, K]`.
+///
+/// Only differences of distances from one embedding matter, and far from all centres, where anomalies are, f32 would
+/// lose them in its length.
+fn relative_distances<B: Backend>(embedding: Tensor<B, 3>, centres: Tensor<B, 2>) -> Tensor<B, 3> {
     let centre_lengths = centres.clone().square().sum_dim(1).swap_dims(0, 1).unsqueeze_dim::<3>(0);
     let products = embedding.matmul(centres.transpose().unsqueeze_dim(0));
-    lengths + centre_lengths - products * 2.0
+    centre_lengths - products * 2.0
 }
 
 /// The diagonals `[batch, K]` of `[batch, K, K]`.

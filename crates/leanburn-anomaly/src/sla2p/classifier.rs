@@ -144,8 +144,8 @@ impl<B: Backend> Classifier<B> {
             if self.dropout == 0.0 {
                 return x;
             }
-            let kept = generator.uniform::<B, 2>(x.dims(), 0.0, 1.0, &x.device());
-            x * (kept.greater_equal_elem(self.dropout).float() / (1.0 - self.dropout))
+            let draws = generator.uniform::<B, 2>(x.dims(), 0.0, 1.0, &x.device());
+            x.mask_fill(draws.lower_elem(self.dropout), 0.0) / (1.0 - self.dropout)
         })
         .logits
     }

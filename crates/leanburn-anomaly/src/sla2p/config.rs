@@ -1,5 +1,5 @@
 use burn::config::Config;
-use leanburn_core::{Error, Result, table::Table};
+use leanburn_core::{Error, Result};
 
 use super::{Architecture, ClassifierConfig, ScoreKind, Step};
 use crate::preprocessing::PreprocessingConfig;
@@ -115,7 +115,8 @@ impl Sla2pConfig {
         ClassifierConfig::new(self.width, self.projections, self.architecture.clone())
     }
 
-    pub(super) fn validate(&self, table: &Table) -> Result<()> {
+    /// Checks the settings' ranges.
+    pub(super) fn validate(&self) -> Result<()> {
         let at_least = |field, value: usize, least: usize| {
             if value < least {
                 return Err(Error::setting(field, format!("at least {least}"), value));
@@ -135,9 +136,6 @@ impl Sla2pConfig {
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return Err(Error::setting("learning_rate", "a positive number", self.learning_rate));
-        }
-        if table.rows() < 2 {
-            return Err(Error::data("table", "at least 2 rows to fit a detector", "1 row"));
         }
         Ok(())
     }

@@ -212,6 +212,8 @@ impl<B: Backend> Sla2p<B> {
         let folder = folder.as_ref();
         let config: Sla2pConfig = read_json(&folder.join(CONFIG))?;
         let state: State = read_json(&folder.join(STATE))?;
+        config.validate()?;
+        state.preprocessing.validate()?;
         let columns = state.preprocessing.columns_out();
         let given = folder.join(PROJECTIONS);
         let projections = if given.exists() {

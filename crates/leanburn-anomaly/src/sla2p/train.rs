@@ -118,7 +118,10 @@ impl Sla2pConfig {
         device: &B::Device,
         mut progress: impl FnMut(Progress),
     ) -> Result<Sla2p<B::InnerBackend>> {
-        self.validate(table)?;
+        self.validate()?;
+        if table.rows() < 2 {
+            return Err(Error::data("table", "at least 2 rows to fit a detector", "1 row"));
+        }
         if !B::ad_enabled(device) {
             return Err(Error::setting(
                 "device",
