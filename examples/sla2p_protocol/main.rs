@@ -101,7 +101,7 @@ fn main() -> Result<()> {
     for seed in seeds.clone() {
         sla2p(&config.clone().with_seed(seed), &table, &device, &mut results)?;
     }
-    baselines(options.raw_baselines, seeds, &table, &device, &mut results)?;
+    baselines(&options, seeds, &table, &device, &mut results)?;
 
     let rows = results.rows();
     println!("{:<40} {:>14} {:>14} {:>8} {:>7} {:>8}", "method", "AUROC", "AUPR-out", "AUPR-in", "F1", "s");
@@ -166,14 +166,14 @@ fn sla2p(config: &Sla2pConfig, table: &Table, device: &DispatchDevice, results: 
 }
 
 fn baselines(
-    raw: bool,
+    options: &Options,
     seeds: Range<u64>,
     table: &Table,
     device: &DispatchDevice,
     results: &mut Results,
 ) -> Result<()> {
     let unit = PreprocessingConfig::new().fit(table).table(table)?;
-    let rows = if raw { table } else { &unit };
+    let rows = if options.raw_baselines { table } else { &unit };
     let components = if table.columns() > 10 { 10 } else { 3 };
     let mut add = |method: &str, fit: &dyn Fn() -> Result<Scores>| -> Result<()> {
         let start = Instant::now();
@@ -191,10 +191,14 @@ fn baselines(
     }
     add("PCA residual", &|| PcaConfig { components }.fit(rows)?.score(rows))?;
     add("distance to the mean", &|| DistanceToMean::fit(rows)?.score(rows))?;
+    let goad = match options.set {
+        Set::Kddcup99 => GoadConfig::kddcup99(),
+        _ => GoadConfig::arrhythmia(),
+    };
     for seed in seeds {
         // It standardises by itself.
         add("GOAD, fitted on all rows", &|| {
-            GoadConfig::arrhythmia().with_seed(seed).fit::<Dispatch>(table, device)?.score(table)
+            goad.clone().with_seed(seed).fit::<Dispatch>(table, device)?.score(table)
         })?;
     }
     Ok(())

@@ -166,7 +166,7 @@ fn all_kinds_of_score_rank_alike_without_perturbation() {
 #[test]
 fn training_always_ends() {
     let table = angular(7);
-    // More classes than one linear layer can tell in so few steps.
+    // More than can be learnt in so few steps.
     let config = small().with_accuracy_threshold(0.99).with_max_steps(5);
     let report = fit(&config, &table).report().clone();
     assert_eq!((report.stop, report.steps, report.losses.len()), (StopReason::StepLimit, 5, 5));

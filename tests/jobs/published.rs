@@ -65,7 +65,8 @@ fn arrhythmia() {
             100.0 * goad.score(&test).unwrap().evaluate(test.labels().unwrap()).unwrap().auroc
         })
         .collect();
-    between(mean_std(&goad).0, 73.8, 79.8);
+    // In PyTorch 75.1 +- 2.6 over 16 seeds, nearly all of it from the initial draws.
+    between(mean_std(&goad).0, 71.0, 81.0);
 
     let small = Sla2pConfig::arrhythmia().with_projections(64).with_width(64);
     between(auroc(&small.fit::<Dispatch>(&table, &training()).unwrap(), &table), 77.5, 83.0);

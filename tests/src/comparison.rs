@@ -58,6 +58,9 @@ pub struct Worst {
 ///
 /// When a tensor was not computed, or has another shape.
 pub fn compare(case: &Case, outputs: &Outputs, slack: f64) -> Result<Worst> {
+    if case.expected().is_empty() {
+        return Err(Error::data("manifest, expected", "at least one tensor", "none"));
+    }
     let mut worst = Worst { deviation: 0.0, tensor: String::new() };
     for expected in case.expected() {
         let reference = case.reference(&expected.name)?;
@@ -88,6 +91,9 @@ fn taken(expected: &Expected, output: &TensorData) -> Option<TensorData> {
     };
     let kept: usize = take.strip_prefix("columns")?.parse().ok()?;
     let columns = *output.shape.last()?;
+    if columns < kept {
+        return None;
+    }
     let mut shape = output.shape.clone();
     *shape.last_mut()? = kept;
     let values: Vec<f64> = output.iter::<f64>().collect();

@@ -89,7 +89,7 @@ impl Preprocessing {
     ///
     /// # Errors
     ///
-    /// When the table's width is not the fitted one.
+    /// When the table's width is not the fitted one, or a value overflows.
     ///
     /// # Panics
     ///
@@ -117,7 +117,17 @@ impl Preprocessing {
             } else {
                 1.0
             };
-            values.extend(row.iter().map(|value| (value / norm) as f32));
+            for (column, value) in row.iter().enumerate() {
+                let value = (value / norm) as f32;
+                if !(value.is_finite() && norm.is_finite()) {
+                    return Err(Error::data(
+                        format!("row {index}, column {column}"),
+                        "a number that f32 can hold once preprocessed; rescale the table",
+                        row[column],
+                    ));
+                }
+                values.push(value);
+            }
         }
         Ok(TensorData::new(values, shape))
     }
@@ -126,7 +136,7 @@ impl Preprocessing {
     ///
     /// # Errors
     ///
-    /// When the table's width is not the fitted one, or a value overflows.
+    /// As [`rows`](Self::rows).
     pub fn table(&self, table: &Table) -> Result<Table> {
         let values = self.rows(table, 0..table.rows())?;
         let values = values.iter::<f32>().map(f64::from).collect();
@@ -137,6 +147,15 @@ impl Preprocessing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn overflowing_rows_are_named() {
+        let table = Table::new(vec![1.0, 2.0, 1e200, 3.0], 2).unwrap();
+        for config in [PreprocessingConfig::new(), PreprocessingConfig::new().with_unit_rows(false)] {
+            let error = config.fit(&table).rows(&table, 0..2).unwrap_err().to_string();
+            assert!(error.contains("row 1, column 0"), "{error}");
+        }
+    }
 
     fn table() -> Table {
         Table::new(vec![3.0, 4.0, 0.1, 0.0, 0.0, 0.1, 6.0, 8.0, 0.1], 3).unwrap()

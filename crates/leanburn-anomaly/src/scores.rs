@@ -63,8 +63,15 @@ impl Scores {
     ///
     /// # Errors
     ///
-    /// When the numbers of labels and scores differ, a score is not finite, or all labels are alike.
+    /// When a label is neither 0 nor 1, when the numbers of labels and scores differ, a score is not finite, or all labels are alike.
     pub fn evaluate(&self, labels: &[i64]) -> Result<Evaluation> {
+        if let Some(row) = labels.iter().position(|label| !(0..=1).contains(label)) {
+            return Err(Error::data(
+                format!("label of row {row}"),
+                "0 (normal) or 1 (anomalous)",
+                labels[row],
+            ));
+        }
         let anomalous: Vec<bool> = labels.iter().map(|&label| label == 1).collect();
         let normal: Vec<bool> = anomalous.iter().map(|anomalous| !anomalous).collect();
         let anomaly = self.anomaly();
@@ -113,6 +120,7 @@ mod tests {
     fn perfect_scores_evaluate_to_one() {
         let scores = Scores::from_anomaly(vec![0.0, 1.0, 5.0, 4.0]);
         let e = scores.evaluate(&[0, 0, 1, 1]).unwrap();
+        assert!(scores.evaluate(&[1, 1, 2, 2]).unwrap_err().to_string().contains("label of row 2"));
         assert_eq!([e.auroc, e.aupr_in, e.aupr_out, e.average_precision, e.f1], [1.0; 5]);
     }
 }

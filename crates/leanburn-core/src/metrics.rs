@@ -41,10 +41,16 @@ pub fn top_k_accuracy(logits: &[f32], targets: &[i64], k: usize) -> Result<f64> 
             .ok()
             .filter(|&class| class < classes)
             .ok_or_else(|| Error::data(format!("target {row}"), format!("0..{classes}"), target))?;
+        // A NaN counts as larger than everything, so that a broken model is never right.
         let above = logits
             .iter()
             .enumerate()
-            .filter(|&(other, &logit)| logit > logits[class] || (logit == logits[class] && other < class))
+            .filter(|&(other, &logit)| {
+                logit.is_nan()
+                    || logits[class].is_nan()
+                    || logit > logits[class]
+                    || (logit == logits[class] && other < class)
+            })
             .count();
         hits += usize::from(above < k);
     }
@@ -285,6 +291,7 @@ mod tests {
         close(accuracy(&logits, &[1, 1]).unwrap(), 0.5);
         close(top_k_accuracy(&logits, &[1, 1], 2).unwrap(), 1.0);
         close(accuracy(&[0.5, 0.5], &[1]).unwrap(), 0.0);
+        close(accuracy(&[f32::NAN, 0.5], &[0]).unwrap(), 0.0);
         assert!(accuracy(&logits, &[1, 3]).unwrap_err().to_string().contains("target 1"));
     }
 

@@ -36,6 +36,7 @@ struct Network {
     n_rots: usize,
     bn_eps: f64,
     leaky_slope: f64,
+    #[serde(default)]
     droprate: f64,
     #[serde(default = "default_momentum")]
     bn_momentum: f64,

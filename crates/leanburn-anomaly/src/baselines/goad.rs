@@ -319,3 +319,35 @@ fn diagonal<B: Backend>(values: Tensor<B, 3>) -> Tensor<B, 2> {
         .repeat_dim(0, batch);
     values.gather(2, own).squeeze_dim(2)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Tolerance;
+    use burn_flex::Flex;
+
+    #[test]
+    fn projecting_is_a_product_by_each_matrix() {
+        let device = Default::default();
+        let mut generator = Generator::new(1);
+        let rows: Tensor<Flex, 2> = generator.normal([5, 7], &device);
+        let matrices: Vec<Tensor<Flex, 2>> = (0..3).map(|_| generator.normal([7, 4], &device)).collect();
+        let projected = project(rows.clone(), &Tensor::cat(matrices.clone(), 1), 3);
+        let each = matrices.into_iter().map(|matrix| rows.clone().matmul(matrix)).collect();
+        let expected = Tensor::stack::<3>(each, 2);
+        projected
+            .clone()
+            .into_data()
+            .assert_approx_eq::<f32>(&expected.clone().into_data(), Tolerance::rel_abs(1e-5, 1e-5));
+
+        let network = GoadConfig::new(3, 4, 6, 1).init::<Flex>(&mut generator, &device);
+        let (embedding, logits) = network.forward(projected);
+        let (expected_embedding, expected_logits) = network.forward(expected);
+        embedding
+            .into_data()
+            .assert_approx_eq::<f32>(&expected_embedding.into_data(), Tolerance::rel_abs(1e-5, 1e-5));
+        logits
+            .into_data()
+            .assert_approx_eq::<f32>(&expected_logits.into_data(), Tolerance::rel_abs(1e-5, 1e-5));
+    }
+}

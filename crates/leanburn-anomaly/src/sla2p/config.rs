@@ -4,6 +4,9 @@ use leanburn_core::{Error, Result};
 use super::{Architecture, ClassifierConfig, ScoreKind, Step};
 use crate::preprocessing::PreprocessingConfig;
 
+/// Largest of the counts and widths below: beyond it no memory holds what they describe.
+const LARGEST: usize = 1 << 24;
+
 /// Hyper-parameters of SLA2P. The defaults are those of the official scripts, with the clean perturbation step; the
 /// named constructors are the published settings of each data set.
 #[derive(Config, Debug)]
@@ -50,7 +53,7 @@ pub struct Sla2pConfig {
     /// What happens to the rows first. Default: rows of unit length, no more
     #[config(default = "PreprocessingConfig::new()")]
     pub preprocessing: PreprocessingConfig,
-    /// Seed of the projections, the initial weights and the order of training. Default: 0
+    /// Seed of the projections, the initial weights, the order of training and dropout. Default: 0
     #[config(default = 0)]
     pub seed: u64,
 }
@@ -118,8 +121,8 @@ impl Sla2pConfig {
     /// Checks the settings' ranges.
     pub(super) fn validate(&self) -> Result<()> {
         let at_least = |field, value: usize, least: usize| {
-            if value < least {
-                return Err(Error::setting(field, format!("at least {least}"), value));
+            if !(least..=LARGEST).contains(&value) {
+                return Err(Error::setting(field, format!("{least} to {LARGEST}"), value));
             }
             Ok(())
         };
@@ -133,6 +136,12 @@ impl Sla2pConfig {
         }
         if !self.epsilon.is_finite() {
             return Err(Error::setting("epsilon", "a finite number", self.epsilon));
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return Err(Error::setting("weight_decay", "0 or a positive number", self.weight_decay));
+        }
+        if !(self.adam_epsilon.is_finite() && self.adam_epsilon > 0.0) {
+            return Err(Error::setting("adam_epsilon", "a positive number", self.adam_epsilon));
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return Err(Error::setting("learning_rate", "a positive number", self.learning_rate));

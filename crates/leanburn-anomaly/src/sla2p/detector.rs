@@ -67,7 +67,7 @@ impl<B: Backend> Sla2p<B> {
     ///
     /// # Errors
     ///
-    /// When the table's width is not the fitted one.
+    /// When the table's width is not the fitted one, or a value or a score overflows; the row is named.
     pub fn score(&self, table: &Table) -> Result<Scores> {
         self.score_with(table, |_| ())
     }
@@ -97,7 +97,10 @@ impl<B: Backend> Sla2p<B> {
             let sum = sum.expect("a detector has projections").into_data();
             normality.extend(sum.iter::<f64>().map(|sum| sum / count as f64));
         }
-        Ok(Scores::from_normality(normality))
+        match normality.iter().position(|score| !score.is_finite()) {
+            Some(row) => Err(Error::data(format!("row {row}"), "a finite score", normality[row])),
+            None => Ok(Scores::from_normality(normality)),
+        }
     }
 
     /// Which rows are anomalous when the share `contamination` of the table is.
