@@ -4,7 +4,7 @@ use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use leanburn::{anomaly::sla2p::Progress, core::Result, device, prelude::DispatchDevice};
 
-/// Options of every example.
+/// Options of every example that computes.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Where to compute: flex, ndarray, or a GPU as cuda, wgpu or vulkan, with `:n` for the n-th; `list` prints what

@@ -63,7 +63,8 @@ impl Scores {
     ///
     /// # Errors
     ///
-    /// When a label is neither 0 nor 1, when the numbers of labels and scores differ, a score is not finite, or all labels are alike.
+    /// When a label is neither 0 nor 1, when the numbers of labels and scores differ, a score is not finite, or all
+    /// labels are alike.
     pub fn evaluate(&self, labels: &[i64]) -> Result<Evaluation> {
         if let Some(row) = labels.iter().position(|label| !(0..=1).contains(label)) {
             return Err(Error::data(

@@ -9,8 +9,8 @@
 //! | none | [`DistanceToMean`] | Euclidean distance to the mean row |
 //! | [`GoadConfig`] | [`Goad`] | how badly a network tells its projections apart |
 //!
-//! All score one number a row, higher for more anomalous, and use no label. Nothing is scaled,
-//! but by GOAD, which standardises: standardise or normalise the table first where that is wanted.
+//! All score one number a row, higher for more anomalous, and use no label. GOAD standardises the table, the others
+//! take it as it is: standardise or normalise it first where that is wanted.
 //!
 //! ```
 //! use leanburn_anomaly::baselines::{Baseline, IsolationForestConfig};
