@@ -24,8 +24,17 @@ fn main() -> Result<()> {
         let printed = name.clone();
         Trial::test(name, move || check(&printed, &path))
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit()
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    // Once more without what the cases printed in between.
+    let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    lines.sort();
+    println!("device {}", device_name());
+    lines.iter().for_each(|line| println!("{line}"));
+    conclusion.exit()
 }
+
+/// The line of every case that ran.
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Every `METHOD/CASE` of a folder with the path of its manifest, sorted.
 fn cases(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
@@ -60,23 +69,20 @@ fn check(name: &str, path: &Path) -> std::result::Result<(), Failed> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let slack = if matches!(device_name().as_str(), "flex" | "ndarray") { 1.0 } else { GPU_SLACK };
-    let worst = Case::open(path).and_then(|case| {
+    // A runner's panic fails its case alone, and in the same words.
+    let worst = std::panic::catch_unwind(|| {
+        let case = Case::open(path)?;
         let outputs = runners::run(&case, &device()?)?;
         comparison::compare(&case, &outputs, slack)
     });
-    match worst {
-        Ok(worst) if worst.deviation <= 1.0 => {
-            println!("oracle {name} ok worst={:.2}", worst.deviation);
-            Ok(())
-        }
-        Ok(worst) => {
-            let line = format!("oracle {name} FAIL worst={:.2} at {}", worst.deviation, worst.tensor);
-            println!("{line}");
-            Err(line.into())
-        }
-        Err(error) => {
-            println!("oracle {name} FAIL worst=inf at {error}");
-            Err(error.into())
-        }
-    }
+    let line = match worst {
+        Ok(Ok(worst)) if worst.deviation <= 1.0 => format!("oracle {name} ok worst={:.2}", worst.deviation),
+        Ok(Ok(worst)) => format!("oracle {name} FAIL worst={:.2} at {}", worst.deviation, worst.tensor),
+        Ok(Err(error)) => format!("oracle {name} FAIL worst=inf at {error}"),
+        Err(_) => format!("oracle {name} FAIL worst=inf at a panic, see above"),
+    };
+    println!("{line}");
+    let failed = line.contains(" FAIL ");
+    LINES.lock().unwrap_or_else(PoisonError::into_inner).push(line.clone());
+    if failed { Err(line.into()) } else { Ok(()) }
 }

@@ -16,6 +16,9 @@ const RECORDS: &str = "kddcup99/kddcup.data_10_percent.gz";
 /// Most bytes that the packed file may hold: five times what the whole published set of 5 million rows does.
 const MAX_UNPACKED: u64 = 4 << 30;
 
+/// Most values of one symbolic column; the published table has 70 services.
+const MAX_SYMBOLS: usize = 1000;
+
 /// The class of benign connections.
 const NORMAL: &str = "normal.";
 
@@ -42,8 +45,16 @@ pub fn kddcup99(folder: impl AsRef<Path>) -> Result<Table> {
     let text = std::fs::read_to_string(&names_file).map_err(Error::io(&names_file))?;
     let mut columns = columns(&names_file, &text)?;
     let file = File::open(&records_file).map_err(Error::io(&records_file))?;
-    let unpacked = GzDecoder::new(BufReader::new(file)).take(MAX_UNPACKED);
-    let labels = read_records(&records_file, unpacked, &mut columns)?;
+    let mut unpacked = GzDecoder::new(BufReader::new(file)).take(MAX_UNPACKED);
+    let labels = read_records(&records_file, &mut unpacked, &mut columns)?;
+    if unpacked.limit() == 0 {
+        return Err(Error::format(
+            records_file,
+            "file",
+            format!("less than {MAX_UNPACKED} bytes unpacked"),
+            "more",
+        ));
+    }
     one_hot(&columns, labels.len())?.with_labels(labels)
 }
 
@@ -100,7 +111,11 @@ fn read_records(path: &Path, input: impl Read, columns: &mut [(String, Column)])
                     let next = numbers.len();
                     values.push(match numbers.get(field) {
                         Some(&number) => number,
-                        None => *numbers.entry(field.to_owned()).or_insert(next),
+                        None if next < MAX_SYMBOLS => *numbers.entry(field.to_owned()).or_insert(next),
+                        None => {
+                            let expected = format!("one of at most {MAX_SYMBOLS} symbols");
+                            return Err(error(name, &expected, format!("{field:?}, one more")));
+                        }
                     });
                 }
             }
@@ -178,6 +193,10 @@ mod tests {
         assert!(message(COLUMNS, &packed("0,udp,105,back.\n0,udp,x,back.\n")).contains("line 2, bytes"));
         assert!(message(COLUMNS, &packed("0,udp,back.\n")).contains("4 fields"));
         assert!(message(COLUMNS, &packed("")).contains("none"));
+        let symbols: String = (0..=MAX_SYMBOLS).map(|i| format!("0,{i},105,back.\n")).collect();
+        assert!(
+            message(COLUMNS, &packed(&symbols)).contains("line 1001, protocol: expected one of at most 1000")
+        );
         assert!(message(COLUMNS, b"no gzip").contains("gzip"));
         assert!(message(COLUMNS, &good[..good.len() / 2]).contains("kddcup.data"));
     }

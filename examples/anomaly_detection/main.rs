@@ -60,7 +60,7 @@ struct Options {
     #[arg(long)]
     save: Option<PathBuf>,
     #[command(flatten)]
-    #[serde(skip)]
+    #[serde(flatten)]
     common: Common,
 }
 
@@ -89,10 +89,7 @@ struct Line {
 
 /// What `report.json` holds.
 #[derive(Serialize)]
-struct Report<'a> {
-    options: &'a Options,
-    seed: u64,
-    device: &'a str,
+struct Report {
     rows: usize,
     columns: usize,
     seconds: f64,
@@ -131,18 +128,10 @@ fn run(options: &Options) -> Result<()> {
         Some(path) => RunFolder::create(path)?,
         None => RunFolder::create_numbered("runs", "anomaly_detection")?,
     };
+    folder.write_json("config.json", options)?;
     folder.write_csv("scores.csv", lines(&table, &scores, &ranked, &flagged))?;
     folder.write_plot("scores.svg", &plot(&scores, &ranked, &flagged, threshold))?;
-    let report = Report {
-        options,
-        seed: options.common.seed,
-        device: &options.common.device,
-        rows: table.rows(),
-        columns: table.columns(),
-        seconds,
-        threshold,
-        evaluation,
-    };
+    let report = Report { rows: table.rows(), columns: table.columns(), seconds, threshold, evaluation };
     folder.write_json("report.json", &report)?;
     println!("written: {}", folder.path().display());
     Ok(())

@@ -148,11 +148,11 @@ fn sla2p(config: &Sla2pConfig, table: &Table, device: &DispatchDevice, results: 
         results.add(method, &scores, table, fitted + start.elapsed().as_secs_f64())
     };
     score("SLA2P per sample", &detector, table, fitted)?;
-    let official = detector.with_step(Step::OfficialBatchMean, config.epsilon);
+    let official = detector.with_step(Step::OfficialBatchMean, config.epsilon)?;
     let sorted = table.select_rows(&normals_first);
     score("SLA2P official step, normal rows first", &official, &sorted, fitted)?;
     score("SLA2P official step, shuffled rows", &official, &table.select_rows(&shuffled), fitted)?;
-    let clean = official.with_step(Step::None, config.epsilon);
+    let clean = official.with_step(Step::None, config.epsilon)?;
     score("no perturbation, same network", &clean, table, fitted)?;
     let clean = clean.with_score(ScoreKind::PseudoLabel);
     score("no perturbation, pseudo-label score", &clean, table, fitted)?;

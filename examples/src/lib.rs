@@ -3,9 +3,10 @@
 use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use leanburn::{anomaly::sla2p::Progress, core::Result, device, prelude::DispatchDevice};
+use serde::Serialize;
 
 /// Options of every example that computes.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Serialize)]
 pub struct Common {
     /// Where to compute: flex, ndarray, or a GPU as cuda, wgpu or vulkan, with `:n` for the n-th; `list` prints what
     /// there is.

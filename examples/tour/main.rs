@@ -48,6 +48,7 @@ fn main() -> Result<()> {
         Some(path) => RunFolder::create(path)?,
         None => RunFolder::create_numbered("runs", "tour")?,
     };
+    folder.write_json("config.json", &options.common)?;
     println!("{:<18} {:<28} {:<10} {:>8} {:>9}", "method", "data", "metric", "value", "time");
     let start = Instant::now();
     let rows = anomaly_detection(&options.common, &device, &folder)?;

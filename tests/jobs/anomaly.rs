@@ -37,11 +37,11 @@ fn angular_anomalies_are_found_where_isolation_forest_fails() {
         let detector = fit(&config.clone().with_seed(seed), &table);
         assert_eq!(detector.report().stop, StopReason::ThresholdReached);
         assert!((50..=110).contains(&detector.report().steps), "{} steps", detector.report().steps);
-        let detector = detector.with_step(Step::None, 0.0);
+        let detector = detector.with_step(Step::None, 0.0).unwrap();
         sla.push(auroc(&detector.score(&table).unwrap()));
-        let detector = detector.with_step(Step::PerSample, 10.0);
+        let detector = detector.with_step(Step::PerSample, 10.0).unwrap();
         weak.push(auroc(&detector.score(&table).unwrap()));
-        let detector = detector.with_step(Step::PerSample, 100.0);
+        let detector = detector.with_step(Step::PerSample, 100.0).unwrap();
         strong.push(auroc(&detector.score(&table).unwrap()));
         forest
             .push(auroc(&IsolationForestConfig::default().fit(&table, seed).unwrap().score(&table).unwrap()));
@@ -87,9 +87,9 @@ fn the_official_step_depends_on_the_order() {
 #[test]
 fn no_step_and_a_step_of_zero_are_sla() {
     let table = angular(7);
-    let detector = fit(&small(), &table).with_step(Step::None, 0.0);
+    let detector = fit(&small(), &table).with_step(Step::None, 0.0).unwrap();
     let sla = detector.score(&table).unwrap();
-    let zero = detector.with_step(Step::PerSample, 0.0).score(&table).unwrap();
+    let zero = detector.with_step(Step::PerSample, 0.0).unwrap().score(&table).unwrap();
     assert_eq!(sla, zero);
 }
 
@@ -115,19 +115,28 @@ fn a_saved_detector_scores_the_same() {
         let config =
             small().with_architecture(architecture).with_preprocessing(preprocessing).with_max_steps(40);
         let detector = fit(&config, &table);
+        assert!(detector.flag(&table).unwrap_err().to_string().contains("with_threshold"));
+        let scores = detector.score(&table).unwrap();
+        let detector = detector.with_threshold(scores.threshold(0.1).unwrap()).unwrap();
+        assert_eq!(detector.flag(&table).unwrap(), scores.predict(0.1).unwrap());
         detector.save(&path).unwrap();
         let loaded = Sla2p::<Dispatch>::load(&path, &leanburn_tests::device().unwrap()).unwrap();
         assert_eq!(loaded.report(), detector.report());
-        assert_eq!(loaded.score(&table).unwrap(), detector.score(&table).unwrap());
+        assert_eq!(loaded.score(&table).unwrap(), scores);
+        assert_eq!(loaded.threshold(), detector.threshold());
         assert!(matches!(detector.save(&path), Err(Error::Exists { .. })));
     }
     let broken = folder.path().join("Fcn");
     let config = std::fs::read_to_string(broken.join("config.json")).unwrap();
     let load =
         || Sla2p::<Dispatch>::load(&broken, &leanburn_tests::device().unwrap()).unwrap_err().to_string();
-    for (from, to, named) in
-        [("\"projections\": 16", "\"projections\": 0", "projections"), ("16", "17", "fc1.weight")]
-    {
+    for (from, to, named) in [
+        ("\"projections\": 16", "\"projections\": 0", "projections"),
+        ("\"projections\": 16", "\"projections\": 17", "fc3.weight"),
+        ("\"projections\": 16", "\"projections\": 16000000", "values in classifier.safetensors"),
+        ("\"seed\": 0", "\"seed\": 1", "first_projected"),
+        ("\"width\": 16", "\"width\": 16000000", "first_projected"),
+    ] {
         assert!(config.contains(from), "{config}");
         std::fs::write(broken.join("config.json"), config.replace(from, to)).unwrap();
         assert!(load().contains(named), "{}", load());
@@ -155,7 +164,7 @@ fn explanations_average_to_the_score() {
 fn all_kinds_of_score_rank_alike_without_perturbation() {
     let table = angular(7);
     let labels = table.labels().unwrap();
-    let mut detector = fit(&small(), &table).with_step(Step::None, 0.0);
+    let mut detector = fit(&small(), &table).with_step(Step::None, 0.0).unwrap();
     for kind in [ScoreKind::Brier, ScoreKind::PseudoLabel, ScoreKind::Max, ScoreKind::NegativeEntropy] {
         detector = detector.with_score(kind.clone());
         let auroc = detector.score(&table).unwrap().evaluate(labels).unwrap().auroc;
@@ -198,9 +207,12 @@ fn odd_tables_are_scored_or_refused() {
     assert!(refused(config.clone().with_projections(1), &table).contains("projections"));
     assert!(refused(config.clone().with_accuracy_threshold(1.0), &table).contains("accuracy_threshold"));
     assert!(refused(config.clone().with_epsilon(f64::NAN), &table).contains("epsilon"));
+    assert!(refused(config.clone().with_learning_rate(1e30), &table).contains("loss of step"));
     let plain = leanburn_tests::device().unwrap();
     assert!(config.fit::<Dispatch>(&table, &plain).unwrap_err().to_string().contains("autodiff"));
 
+    let error = fit(&config, &table).with_step(Step::PerSample, f64::INFINITY).unwrap_err().to_string();
+    assert!(error.contains("epsilon"), "{error}");
     let error = fit(&config, &table).score(&one_row).unwrap_err().to_string();
     assert!(error.contains("4 columns") && error.contains("2 columns"), "{error}");
 }

@@ -1,6 +1,6 @@
 //! Features for detectors, from samples that are no tables.
 
-use leanburn_core::{Result, table::Table};
+use leanburn_core::{Error, Result, table::Table};
 
 /// Turns samples (images, clips, documents) into the feature rows that a detector is fitted on.
 pub trait FeatureExtractor {
@@ -24,11 +24,20 @@ pub trait FeatureExtractor {
     ///
     /// # Errors
     ///
-    /// As [`extract`](Self::extract), and when there is no sample or a feature is not finite.
+    /// As [`extract`](Self::extract), and when there is no sample, a feature is not finite, or `extract` gives another
+    /// number of features than [`width`](Self::width) says.
     fn table(&self, samples: &[Self::Sample]) -> Result<Table> {
         let mut values = Vec::with_capacity(samples.len() * self.width());
         for batch in samples.chunks(self.batch_size()) {
-            values.extend(self.extract(batch)?.into_iter().map(f64::from));
+            let features = self.extract(batch)?;
+            if features.len() != batch.len() * self.width() {
+                return Err(Error::data(
+                    format!("features of {} samples", batch.len()),
+                    format!("{} a sample", self.width()),
+                    format!("{} in all", features.len()),
+                ));
+            }
+            values.extend(features.into_iter().map(f64::from));
         }
         Table::new(values, self.width())
     }
@@ -38,6 +47,7 @@ pub trait FeatureExtractor {
 mod tests {
     use super::*;
 
+    /// The length of a text, and 1; but of an empty text nothing.
     struct Lengths;
 
     impl FeatureExtractor for Lengths {
@@ -53,7 +63,8 @@ mod tests {
 
         fn extract(&self, batch: &[&'static str]) -> Result<Vec<f32>> {
             assert!(batch.len() <= 2);
-            Ok(batch.iter().flat_map(|text| [text.len() as f32, 1.0]).collect())
+            let texts = batch.iter().filter(|text| !text.is_empty());
+            Ok(texts.flat_map(|text| [text.len() as f32, 1.0]).collect())
         }
     }
 
@@ -62,5 +73,7 @@ mod tests {
         let table = Lengths.table(&["a", "bb", "ccc"]).unwrap();
         assert_eq!(table.values(), [1.0, 1.0, 2.0, 1.0, 3.0, 1.0]);
         assert!(Lengths.table(&[]).is_err());
+        let error = Lengths.table(&["a", "bb", "", "ccc"]).unwrap_err().to_string();
+        assert_eq!(error, "features of 2 samples: expected 2 a sample, found 2 in all");
     }
 }

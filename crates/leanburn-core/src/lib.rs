@@ -6,6 +6,8 @@
 //! | [`checkpoint`] | parameters under their published names: safetensors, sharded or not, and PyTorch files |
 //! | [`nn`] | layers that Burn has not, or has otherwise than PyTorch |
 //! | [`loss`], [`metrics`], [`schedule`] | objectives, evaluation, learning-rate schedules |
+//! | [`train`] | what every training loop checks |
+//! | [`pickle`] | Python pickles, read as data |
 //! | [`random`] | seeded draws on the host |
 //! | [`report`] | run folders, JSON, CSV and (feature `plot`) SVG |
 //! | [`Error`] | the vocabulary of errors |
@@ -15,9 +17,11 @@ mod error;
 pub mod loss;
 pub mod metrics;
 pub mod nn;
+pub mod pickle;
 pub mod random;
 pub mod report;
 pub mod schedule;
 pub mod table;
+pub mod train;
 
 pub use error::{Error, Mismatch, Result};

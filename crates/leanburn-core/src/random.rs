@@ -9,6 +9,16 @@ use rand::{Rng, RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
+/// Streams of a seed that training draws from; those below are a method's own, such as one for each projection.
+pub mod streams {
+    /// Initial weights.
+    pub const INITIAL_WEIGHTS: u64 = 1 << 32;
+    /// The order of samples.
+    pub const ORDER: u64 = INITIAL_WEIGHTS + 1;
+    /// Dropout and other noise of training steps.
+    pub const DROPOUT: u64 = INITIAL_WEIGHTS + 2;
+}
+
 /// A seeded generator (`ChaCha8`).
 #[derive(Debug, Clone)]
 pub struct Generator(ChaCha8Rng);
@@ -61,13 +71,18 @@ impl Generator {
         Tensor::from_data(TensorData::new(values, shape), device)
     }
 
+    /// Draws from `N(0, 1)`.
+    pub fn normals(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.0.sample(StandardNormal)).collect()
+    }
+
     /// A tensor of draws from `N(0, 1)`, of `device`'s default float type.
     pub fn normal<B: Backend, const D: usize>(
         &mut self,
         shape: [usize; D],
         device: &B::Device,
     ) -> Tensor<B, D> {
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.0.sample(StandardNormal)).collect();
+        let values = self.normals(shape.iter().product());
         Tensor::from_data(TensorData::new(values, shape), device)
     }
 }
@@ -95,6 +110,23 @@ mod tests {
         let uniform = Generator::new(1).uniform::<Flex, 1>([40_000], -2.0, 4.0, &device);
         assert!((uniform.clone().mean().into_scalar() - 1.0).abs() < 0.05);
         assert!(uniform.clone().min().into_scalar() >= -2.0 && uniform.max().into_scalar() <= 4.0);
+    }
+
+    /// What files hold a seed for must not change with a dependency: a failure here is a change of format.
+    #[test]
+    fn draws_are_those_of_the_first_release() {
+        let device = Default::default();
+        let mut generator = Generator::stream(7, 3);
+        assert_eq!([10, 1000, 1 << 20].map(|bound| generator.below(bound)), [1, 92, 1_026_561]);
+        assert_eq!(generator.permutation(8), [2, 6, 0, 5, 7, 1, 3, 4]);
+        let uniform = generator.uniform::<Flex, 1>([3], -1.0, 1.0, &device).into_data();
+        assert_eq!(uniform.to_vec::<f32>().unwrap(), [-0.613_417_74, -0.297_567_25, -0.830_925_1]);
+        let normal = generator.normal::<Flex, 1>([4], &device).into_data();
+        // Logarithms differ by a rounding from platform to platform.
+        let expected = [-0.277_061_85, 0.851_936_16, 0.389_739_6, 0.420_193];
+        for (found, expected) in normal.to_vec::<f32>().unwrap().iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6_f32, "{found} instead of {expected}");
+        }
     }
 
     #[test]

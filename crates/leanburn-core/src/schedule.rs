@@ -31,11 +31,29 @@ pub enum Decay {
 
 /// A learning-rate schedule: a linear warm-up, then a [`Decay`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Schedule {
     base: f64,
     steps: usize,
     warmup: usize,
     decay: Decay,
+}
+
+/// A schedule as a file has it.
+#[derive(Deserialize)]
+struct Unchecked {
+    base: f64,
+    steps: usize,
+    warmup: usize,
+    decay: Decay,
+}
+
+impl TryFrom<Unchecked> for Schedule {
+    type Error = Error;
+
+    fn try_from(Unchecked { base, steps, warmup, decay }: Unchecked) -> Result<Self> {
+        Self::new(base, steps, warmup, decay)
+    }
 }
 
 impl Schedule {
@@ -125,5 +143,9 @@ mod tests {
         assert!(error.to_string().contains("warmup"));
         let decay = Decay::MultiStep { milestones: vec![3, 1], factor: 0.1 };
         assert!(Schedule::new(1.0, 10, 0, decay).unwrap_err().to_string().contains("milestones"));
+        let saved = serde_json::to_string(&Schedule::new(1.0, 10, 3, Decay::Constant).unwrap()).unwrap();
+        assert!(serde_json::from_str::<Schedule>(&saved).is_ok());
+        let error = serde_json::from_str::<Schedule>(&saved.replace('3', "30")).unwrap_err();
+        assert!(error.to_string().contains("warmup"));
     }
 }

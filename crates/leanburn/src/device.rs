@@ -14,8 +14,8 @@ pub struct Available {
     pub description: String,
 }
 
-/// The kinds of device, each with the feature that enables it.
-const KINDS: [&str; 5] = ["flex", "ndarray", "cuda", "wgpu", "vulkan"];
+/// The kinds of device, each named as the feature that enables it.
+const KINDS: [&str; 7] = ["flex", "ndarray", "cuda", "wgpu", "vulkan", "metal", "webgpu"];
 
 /// The device called `flex`, `ndarray`, `cuda[:n]`, `wgpu[:n]`, `vulkan[:n]`, `metal[:n]` or `webgpu[:n]`.
 ///
@@ -45,7 +45,7 @@ pub fn parse(name: &str) -> Result<DispatchDevice> {
         "wgpu" | "vulkan" | "metal" | "webgpu" => wgpu_device(kind, number),
         _ => {
             let names = KINDS.join(", ");
-            return Err(error(format!("expected one of {names}, metal, webgpu, with `:n` for the n-th GPU")));
+            return Err(error(format!("expected one of {names}, with `:n` for the n-th GPU")));
         }
     };
     let device = device

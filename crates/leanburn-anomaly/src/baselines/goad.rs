@@ -12,17 +12,18 @@ use burn::{
         backend::{AutodiffBackend, Backend, DeviceOps},
     },
 };
-use leanburn_core::{Error, Result, random::Generator, table::Table};
+use leanburn_core::{
+    Error, Result,
+    random::{Generator, streams},
+    table::Table,
+    train,
+};
 
 use super::{Baseline, check_rows};
 use crate::{
     preprocessing::{Preprocessing, PreprocessingConfig},
     sla2p::Projections,
 };
-
-/// Streams of the seed beside those of the projections, which have theirs by index.
-const INITIAL_WEIGHTS: u64 = 1 << 32;
-const ORDER: u64 = INITIAL_WEIGHTS + 1;
 
 /// Added to the distance to the own centre, so that the nearest other centre is the minimum.
 const OWN_CENTRE: f64 = 1e6;
@@ -140,13 +141,7 @@ impl GoadConfig {
                 return Err(Error::setting(field, format!("at least {least}"), value));
             }
         }
-        if !B::ad_enabled(device) {
-            return Err(Error::setting(
-                "device",
-                "one that records gradients (`autodiff`)",
-                format!("{device:?}"),
-            ));
-        }
+        train::check_records_gradients::<B>(device)?;
         let preprocessing =
             PreprocessingConfig::new().with_standardise(true).with_unit_rows(false).fit(table);
         let projections = Projections::from_seed(self.seed, self.projections, table.columns(), self.width);
@@ -155,9 +150,9 @@ impl GoadConfig {
             (0..self.projections).map(|index| projections.matrix(index, device.inner())).collect(),
             1,
         );
-        let mut network = self.init::<B>(&mut Generator::stream(self.seed, INITIAL_WEIGHTS), device);
+        let mut network = self.init::<B>(&mut Generator::stream(self.seed, streams::INITIAL_WEIGHTS), device);
         let mut optimizer = AdamConfig::new().with_beta_1(0.5).with_epsilon(1e-8).init();
-        let mut order = Generator::stream(self.seed, ORDER);
+        let mut order = Generator::stream(self.seed, streams::ORDER);
         let mut centres = None;
         for epoch in 0..self.epochs {
             let rows = order.permutation(table.rows());

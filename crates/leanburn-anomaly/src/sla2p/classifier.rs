@@ -82,6 +82,15 @@ impl ClassifierConfig {
         }
     }
 
+    /// Number of weights of the largest layer, unless it overflows.
+    pub(super) fn largest_layer(&self) -> Option<usize> {
+        let hidden = self.architecture.hidden_layers() as u32;
+        let last = self.width.checked_mul(1 << hidden)?;
+        // The layers double in width, so the last hidden one has half its square.
+        let square = if hidden == 0 { 0 } else { last.checked_mul(last / 2)? };
+        Some(square.max(last.checked_mul(self.classes)?))
+    }
+
     /// The published name of a parameter: layers count from `fc1` and `bn1`, and the output layer is the next `fc`,
     /// but `fc3` also where it is alone.
     pub fn published_name(&self, path: &str) -> String {

@@ -134,9 +134,7 @@ impl Sla2pConfig {
         if !(0.0..1.0).contains(&self.accuracy_threshold) {
             return Err(Error::setting("accuracy_threshold", "0 to below 1", self.accuracy_threshold));
         }
-        if !self.epsilon.is_finite() {
-            return Err(Error::setting("epsilon", "a finite number", self.epsilon));
-        }
+        check_epsilon(self.epsilon)?;
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Err(Error::setting("weight_decay", "0 or a positive number", self.weight_decay));
         }
@@ -148,4 +146,12 @@ impl Sla2pConfig {
         }
         Ok(())
     }
+}
+
+/// Checks the size of a perturbation.
+pub(super) fn check_epsilon(epsilon: f64) -> Result<()> {
+    if epsilon.is_finite() {
+        return Ok(());
+    }
+    Err(Error::setting("epsilon", "a finite number", epsilon))
 }

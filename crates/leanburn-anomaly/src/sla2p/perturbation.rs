@@ -27,6 +27,10 @@ pub enum Step {
 
 impl Step {
     /// How far each of `rows` of a table of `total` rows is moved, `[rows, 1]`; none for [`Step::None`].
+    ///
+    /// # Panics
+    ///
+    /// When `batch_size` is 0.
     pub fn lengths<B: Backend>(
         &self,
         epsilon: f64,

@@ -79,6 +79,15 @@ impl Projections {
         }
     }
 
+    /// The first row of the first matrix, `[width]`.
+    pub(super) fn first_row(&self) -> Vec<f32> {
+        match &self.source {
+            // A matrix is drawn row by row.
+            Source::Seed(seed) => Generator::stream(*seed, 0).normals(self.width),
+            Source::Matrices(values) => values[..self.width].to_vec(),
+        }
+    }
+
     /// The given matrices, `[count, columns, width]`; none when they are drawn from a seed.
     pub(super) fn given(&self) -> Option<TensorData> {
         match &self.source {

@@ -8,16 +8,16 @@ use burn::{
         backend::{AutodiffBackend, Backend, DeviceOps},
     },
 };
-use leanburn_core::{Error, Result, loss, random::Generator, table::Table};
+use leanburn_core::{
+    Error, Result, loss,
+    random::{Generator, streams},
+    table::Table,
+    train,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Classifier, Projections, Sla2p, Sla2pConfig};
 use crate::preprocessing::Preprocessing;
-
-/// Streams of the seed beside those of the projections, which have theirs by index.
-const INITIAL_WEIGHTS: u64 = 1 << 32;
-const ORDER: u64 = INITIAL_WEIGHTS + 1;
-const DROPOUT: u64 = INITIAL_WEIGHTS + 2;
 
 /// Steps whose rows are projected together: more would project rows that an early stop leaves unused, fewer would draw
 /// the same projections more often.
@@ -98,7 +98,8 @@ impl Sla2pConfig {
     ///
     /// # Errors
     ///
-    /// When a setting is out of its range, the table has one row, or the device does not record gradients.
+    /// When a setting is out of its range, the table has one row, the device does not record gradients, or training
+    /// diverges.
     pub fn fit<B: AutodiffBackend>(
         &self,
         table: &Table,
@@ -122,17 +123,11 @@ impl Sla2pConfig {
         if table.rows() < 2 {
             return Err(Error::data("table", "at least 2 rows to fit a detector", "1 row"));
         }
-        if !B::ad_enabled(device) {
-            return Err(Error::setting(
-                "device",
-                "one that records gradients (`autodiff`)",
-                format!("{device:?}"),
-            ));
-        }
+        train::check_records_gradients::<B>(device)?;
         let preprocessing = self.preprocessing.fit(table);
         let projections =
             Projections::from_seed(self.seed, self.projections, preprocessing.columns_out(), self.width);
-        let mut generator = Generator::stream(self.seed, INITIAL_WEIGHTS);
+        let mut generator = Generator::stream(self.seed, streams::INITIAL_WEIGHTS);
         let mut classifier: Classifier<B> = self.classifier().init(&mut generator, device);
         let mut optimizer = AdamConfig::new()
             .with_epsilon(self.adam_epsilon)
@@ -142,11 +137,11 @@ impl Sla2pConfig {
             table,
             preprocessing: &preprocessing,
             projections: &projections,
-            order: Order::new(table.rows() * self.projections, Generator::stream(self.seed, ORDER)),
+            order: Order::new(table.rows() * self.projections, Generator::stream(self.seed, streams::ORDER)),
             batch_size: self.batch_size,
         };
 
-        let mut dropout = Generator::stream(self.seed, DROPOUT);
+        let mut dropout = Generator::stream(self.seed, streams::DROPOUT);
         let mut report = FitReport { stop: StopReason::StepLimit, steps: 0, accuracy: 0.0, losses: vec![] };
         let mut accuracy = RunningAccuracy::default();
         let mut epochs = 0;
@@ -170,10 +165,11 @@ impl Sla2pConfig {
                 let sums = Tensor::cat(vec![hits.float().sum(), loss.clone().inner()], 0).into_data();
                 let sums: Vec<f32> = sums.iter::<f32>().collect();
                 accuracy.add(sums[0] as usize, batch);
+                report.steps += 1;
+                train::check_loss(report.steps, sums[1])?;
                 report.losses.push(sums[1]);
                 let gradients = GradientsParams::from_grads(loss.backward(), &classifier);
                 classifier = optimizer.step(self.learning_rate, classifier, gradients);
-                report.steps += 1;
                 report.accuracy = accuracy.value();
                 progress(Progress::Training { step: report.steps, accuracy: report.accuracy });
                 if accuracy.exceeds(self.accuracy_threshold) {

@@ -25,8 +25,8 @@ impl Default for CsvOptions {
 /// Reads a table: one row a line, one finite number a cell, blanks around it ignored, labels integers (`1` or
 /// `1.0`).
 ///
-/// The first line is a header when any of its cells is text and not a number. Blank lines are skipped; a byte
-/// order mark is tolerated.
+/// The first line is a header when any of its cells is text and not a number; `?`, `NA` and `null` stand for a
+/// missing number. Blank lines are skipped; a byte order mark is tolerated.
 ///
 /// # Errors
 ///
@@ -53,7 +53,7 @@ fn parse(path: &Path, file: &[u8], options: &CsvOptions) -> Result<Table> {
         return Err(Error::format(path, "line 1", "at least one row", "an empty file"));
     }
     let columns = record.len();
-    let is_header = record.iter().any(|cell| !cell.is_empty() && number(cell).is_none());
+    let is_header = record.iter().any(|cell| !is_missing(cell) && number(cell).is_none());
     let names: Option<Vec<String>> =
         is_header.then(|| record.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect());
     let label = match &options.label_column {
@@ -106,6 +106,12 @@ fn parse(path: &Path, file: &[u8], options: &CsvOptions) -> Result<Table> {
 /// Reads the next record, if there is one.
 fn next(path: &Path, reader: &mut Reader<&[u8]>, record: &mut ByteRecord) -> Result<bool> {
     reader.read_byte_record(record).map_err(io::Error::from).map_err(Error::io(path))
+}
+
+/// Whether a cell stands for a number that is not known.
+fn is_missing(cell: &[u8]) -> bool {
+    const MARKS: [&str; 6] = ["", "?", "na", "n/a", "null", "none"];
+    MARKS.iter().any(|mark| cell.eq_ignore_ascii_case(mark.as_bytes()))
 }
 
 fn number(cell: &[u8]) -> Option<f64> {
@@ -161,7 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::table::tests::damaged;
+    use crate::table::tests::{damaged, parts};
 
     fn read(text: impl AsRef<[u8]>, label: Option<&str>) -> Result<Table> {
         let options = CsvOptions { label_column: label.map(str::to_owned), ..CsvOptions::default() };
@@ -266,8 +272,11 @@ mod tests {
         }
 
         #[test]
-        fn survives_any_cells(text in "[0-9a,.\"\r\n ]{0,40}", label in prop::option::of("[0-9a]")) {
-            let _ = read(text, label.as_deref());
+        fn survives_any_cells(
+            text in parts(&["0", "7", "a", ",", ".", "\"", "\r", "\n", " "], 40),
+            label in prop::option::of(prop::sample::select(vec!["0", "1", "a"])),
+        ) {
+            let _ = read(text, label);
         }
 
         #[test]

@@ -93,7 +93,11 @@ fn table(path: &Path, file: &[u8], features: &str, labels: Labels) -> Result<Tab
             x = Some(variable.array()?);
         }
         if Some(variable.name) == label_name {
-            y = Some(variable.array()?);
+            y = match (variable.array(), labels) {
+                // A file's own `y` may be text or cells: such a table has no labels.
+                (Err(_), Labels::IfPresent(_)) => None,
+                (array, _) => Some(array?),
+            };
         }
         names.push(variable.name.to_owned());
         Ok(())
@@ -114,18 +118,20 @@ fn table(path: &Path, file: &[u8], features: &str, labels: Labels) -> Result<Tab
         (None, _) => return Ok(table),
     };
     let part = format!("variable `{}`", label_name.unwrap_or_default());
-    if !matches!(shape[..], [_, 1] | [1, _]) {
-        return Err(Error::format(path, part, "a vector of labels", format!("shape {shape:?}")));
-    }
-    let labels = values
-        .iter()
-        .enumerate()
-        .map(|(i, &value)| {
+    let classes = || {
+        if !matches!(shape[..], [_, 1] | [1, _]) {
+            return Err(Error::format(path, &*part, "a vector of labels", format!("shape {shape:?}")));
+        }
+        let classes = values.iter().enumerate().map(|(i, &value)| {
             integer(value)
                 .ok_or_else(|| Error::format(path, format!("{part}, row {i}"), "an integer label", value))
-        })
-        .collect::<Result<_>>()?;
-    table.with_labels(labels).map_err(in_file(path, &part))
+        });
+        classes.collect::<Result<Vec<i64>>>()
+    };
+    match (classes(), labels) {
+        (Err(_), Labels::IfPresent(_)) => Ok(table),
+        (classes, _) => table.with_labels(classes?).map_err(in_file(path, &part)),
+    }
 }
 
 /// Shows each variable of the file to `visit`.
@@ -619,6 +625,9 @@ mod tests {
             assert_eq!(table_of(&variables, Labels::IfPresent("y")).unwrap(), labelled);
             assert_eq!(table_of(&variables, Labels::Required("y")).unwrap(), labelled);
             assert_eq!(table_of(&variables, Labels::IfPresent("z")).unwrap(), expected);
+            // A matrix that was not asked for as labels, and cannot be some.
+            let shares = [x.clone(), LITTLE.doubles(&[2, 1], "y", &[0.5, 0.2])];
+            assert_eq!(table_of(&shares, Labels::IfPresent("y")).unwrap(), expected);
             let error = message(table_of(&variables, Labels::Required("z")));
             assert!(error.contains("expected a variable `z`, found \"X\", \"y\""), "{error}");
         }
@@ -636,7 +645,7 @@ mod tests {
             ),
         ] {
             let variables: Vec<_> = [x].into_iter().chain(y).collect();
-            let error = message(table_of(&variables, Labels::IfPresent("y")));
+            let error = message(table_of(&variables, Labels::Required("y")));
             assert!(error.starts_with("a.mat: ") && error.contains(expected), "{error}");
         }
     }

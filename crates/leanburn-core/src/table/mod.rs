@@ -171,7 +171,7 @@ impl Table {
     /// - `.npy`: an array of shape `[rows, columns]`, see [`npy::read`]; `label_column` is a column's index
     ///   from 0;
     /// - `.mat`: the matrix `X`, see [`mat::read_table`]; `label_column` is a variable, without it the labels
-    ///   are those of `y` where the file has it.
+    ///   are those of `y` where the file has it as whole numbers.
     ///
     /// # Errors
     ///
@@ -295,7 +295,7 @@ fn column_major(shape: &[usize], elements: usize) -> impl Iterator<Item = usize>
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs;
 
     use proptest::{prelude::*, sample::Index};
@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     /// Valid files, cut, with bits flipped and with sizes blown up.
-    pub(super) fn damaged(files: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    pub(crate) fn damaged(files: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
         let damage = (any::<Index>(), 0..3, any::<u8>(), any::<u32>());
         (prop::sample::select(files), prop::collection::vec(damage, 1..4)).prop_map(|(mut file, damages)| {
             for (index, kind, bit, size) in damages {
@@ -316,6 +316,11 @@ mod tests {
             }
             file
         })
+    }
+
+    /// Texts of up to `most` of the `parts`.
+    pub(super) fn parts(parts: &'static [&'static str], most: usize) -> impl Strategy<Value = String> {
+        prop::collection::vec(prop::sample::select(parts), 0..=most).prop_map(|parts| parts.concat())
     }
 
     fn message<T: std::fmt::Debug>(result: Result<T>) -> String {

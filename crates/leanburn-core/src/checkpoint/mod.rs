@@ -8,9 +8,13 @@
 //!
 //! Tensors are read one by one from a memory map, so the peak is the module and its largest tensor twice.
 
+#[cfg(feature = "pytorch")]
+mod pytorch;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -68,6 +72,11 @@ impl Checkpoint {
         self.tensors.get(name).map(|tensor| &tensor.shape[..])
     }
 
+    /// Number of values of all tensors.
+    pub fn elements(&self) -> usize {
+        self.tensors.values().map(|tensor| tensor.shape.num_elements()).sum()
+    }
+
     /// A tensor's values.
     ///
     /// # Errors
@@ -78,9 +87,13 @@ impl Checkpoint {
             let names = self.names().collect::<Vec<_>>().join(", ");
             Error::format(&self.path, format!("tensor `{name}`"), format!("one of {names}"), "no such tensor")
         })?;
-        tensor.to_data().map_err(|error| {
-            Error::format(&self.path, format!("tensor `{name}`"), "a readable tensor", error)
-        })
+        let unreadable = |reason: String| {
+            Error::format(&self.path, format!("tensor `{name}`"), "a readable tensor", reason)
+        };
+        // The readers panic on some sizes, such as none at all in a PyTorch file.
+        std::panic::catch_unwind(AssertUnwindSafe(|| tensor.to_data()))
+            .map_err(|_| unreadable(format!("shape {:?}", &tensor.shape[..])))?
+            .map_err(|error| unreadable(error.to_string()))
     }
 
     /// The checkpoint without the tensors that `unwanted` names, so that they are not reported as unexpected: a
@@ -321,7 +334,15 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
                 .map_err(|error| Error::format(path, "header", "a safetensors file", error))?;
             Ok(tensors.clone())
         }
-        "pt" | "pth" | "bin" => open_pytorch(path),
+        #[cfg(feature = "pytorch")]
+        "pt" | "pth" | "bin" => pytorch::open(path),
+        #[cfg(not(feature = "pytorch"))]
+        "pt" | "pth" | "bin" => Err(Error::format(
+            path,
+            "file name",
+            "the extension safetensors",
+            "a PyTorch file; enable the feature `pytorch`",
+        )),
         other => Err(Error::format(
             path,
             "file name",
@@ -329,24 +350,6 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
             format!("`{other}`"),
         )),
     }
-}
-
-#[cfg(feature = "pytorch")]
-fn open_pytorch(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
-    let error = |found: String| Error::format(path, "file", "a state dict saved by torch.save", found);
-    // The reader panics on some broken pickles; a user's file must not.
-    let reader = std::panic::catch_unwind(|| burn_store::pytorch::PytorchReader::new(path))
-        .map_err(|_| error("a broken pickle".to_owned()))?
-        .map_err(|e| error(e.to_string()))?;
-    if reader.is_empty() {
-        return Err(error("no tensor".to_owned()));
-    }
-    Ok(reader.into_tensors().into_iter().collect())
-}
-
-#[cfg(not(feature = "pytorch"))]
-fn open_pytorch(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
-    Err(Error::format(path, "file name", "safetensors", "a PyTorch file; enable the feature `pytorch`"))
 }
 
 /// All tensors of the shards that an index lists.
@@ -509,6 +512,55 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             assert!(load(&path).unwrap_err().to_string().contains(name));
         }
+    }
+
+    #[cfg(feature = "pytorch")]
+    #[test]
+    fn a_pytorch_file_whose_storages_are_short_is_an_error() {
+        use std::io::{Read, Write};
+
+        let folder = tempfile::tempdir().unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let message = |name: &str, bytes: Vec<u8>| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            load(&path).unwrap_err().to_string()
+        };
+        let replaced = |bytes: &[u8], from: &[u8], to: &[u8]| {
+            let at = bytes.windows(from.len()).position(|window| window == from).expect("it is there");
+            [&bytes[..at], to, &bytes[at + from.len()..]].concat()
+        };
+        let legacy = std::fs::read(fixtures.join("legacy_bf16.bin")).unwrap();
+        let error = message("cut.bin", legacy[..legacy.len() - 3].to_vec());
+        assert!(error.contains("storage") && error.contains("elements"), "{error}");
+        // `fc.weight`: shape (2, 3), strides (3, 1), in a storage of 6.
+        let legacy = message("strides.bin", replaced(&legacy, b"K\x03K\x01\x86", b"K\x01K\x02\x86"));
+        assert!(legacy.contains("strides [1, 2]") && legacy.contains("contiguous"), "{legacy}");
+
+        let archive = |from: &[u8], to: &[u8]| {
+            let file = std::fs::File::open(fixtures.join("plain.pt")).unwrap();
+            let mut archive = zip::ZipArchive::new(file).unwrap();
+            let mut changed = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+            for index in 0..archive.len() {
+                let mut entry = archive.by_index(index).unwrap();
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).unwrap();
+                if entry.name().ends_with("data.pkl") {
+                    bytes = replaced(&bytes, from, to);
+                }
+                let stored = zip::write::SimpleFileOptions::default()
+                    .compression_method(zip::CompressionMethod::Stored);
+                changed.start_file(entry.name(), stored).unwrap();
+                changed.write_all(&bytes).unwrap();
+            }
+            changed.finish().unwrap().into_inner()
+        };
+        let error = message("numbers.pt", archive(b"cpuq\x07K\x06t", b"cpuq\x07K\x09t"));
+        assert!(error.contains("9 elements in 36 bytes, found 24 bytes"), "{error}");
+        let error = message("missing.pt", archive(b"X\x01\x00\x00\x003", b"X\x01\x00\x00\x008"));
+        assert!(error.contains("storage `8`") && error.contains("found none"), "{error}");
+        let error = message("shape.pt", archive(b"K\x02K\x03\x86", b"K\x02K\x04\x86"));
+        assert!(error.contains("a part of its 6 elements"), "{error}");
     }
 
     #[test]

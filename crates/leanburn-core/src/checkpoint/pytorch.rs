@@ -1,0 +1,200 @@
+//! PyTorch's own files, checked before burn-store reads them: it takes zeros for what is missing, looks at no strides,
+//! and allocates what is declared.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::{BufReader, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use burn_store::{TensorSnapshot, pytorch::PytorchReader};
+use zip::{CompressionMethod, ZipArchive, result::ZipError};
+
+use crate::{
+    Error, Result,
+    pickle::{Pickle, Value},
+};
+
+/// The tensors of a file that `torch.save` wrote.
+pub(super) fn open(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
+    let error = |found: String| Error::format(path, "file", "a state dict saved by torch.save", found);
+    check(path)?;
+    // The reader panics on some broken pickles; a user's file must not.
+    let reader = std::panic::catch_unwind(|| PytorchReader::new(path))
+        .map_err(|_| error("a broken pickle".to_owned()))?
+        .map_err(|e| error(e.to_string()))?;
+    if reader.is_empty() {
+        return Err(error("no tensor".to_owned()));
+    }
+    Ok(reader.into_tensors().into_iter().collect())
+}
+
+/// Checks that every tensor of the file lies, without gaps, in a storage that is there in its whole length.
+fn check(path: &Path) -> Result<()> {
+    let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+    let length = file.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
+    file.rewind().map_err(Error::io(path))?;
+    if let Ok(mut archive) = ZipArchive::new(&mut file) {
+        return check_zip(path, &mut archive, length);
+    }
+    file.rewind().map_err(Error::io(path))?;
+    check_legacy(path, &mut file, length)
+}
+
+/// The format since PyTorch 1.6: an archive of the pickle and a file for each storage.
+fn check_zip(path: &Path, archive: &mut ZipArchive<impl Read + Seek>, length: u64) -> Result<()> {
+    let unreadable = |error: ZipError| Error::format(path, "archive", "a readable entry", error);
+    let mut sizes = HashMap::new();
+    let mut pickle = None;
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(unreadable)?;
+        let name = entry.name().to_owned();
+        if entry.compression() != CompressionMethod::Stored || entry.size() > length {
+            let expected = "entries stored as they are, as torch.save does";
+            return Err(Error::format(path, format!("entry `{name}`"), expected, "another"));
+        }
+        if name == "data.pkl" || name.ends_with("/data.pkl") {
+            pickle = Some(index);
+        } else if let Some((folder, key)) = name.rsplit_once('/')
+            && (folder == "data" || folder.ends_with("/data"))
+        {
+            sizes.insert(key.to_owned(), entry.size());
+        }
+    }
+    let pickle = pickle.ok_or_else(|| Error::format(path, "archive", "an entry `data.pkl`", "none"))?;
+    let entry = archive.by_index(pickle).map_err(unreadable)?;
+    let pickle = Pickle::read(path, &mut BufReader::new(entry), |_| true)?;
+    for storage in storages(path, &pickle)? {
+        if sizes.get(storage.key) != Some(&storage.bytes) {
+            let found = sizes.get(storage.key).map_or("none".to_owned(), |size| format!("{size} bytes"));
+            return Err(storage.error(path, &found));
+        }
+    }
+    check_tensors(path, &pickle)
+}
+
+/// The format before: pickles of a magic number, a version, the system, the state dict and the storages' keys, then
+/// each storage behind the number of its elements.
+fn check_legacy(path: &Path, file: &mut BufReader<File>, length: u64) -> Result<()> {
+    for _ in 0..3 {
+        Pickle::read(path, file, |_| false)?;
+    }
+    let pickle = Pickle::read(path, file, |_| true)?;
+    let keys = Pickle::read(path, file, |_| false)?;
+    let storages: HashMap<&str, Storage> =
+        storages(path, &pickle)?.into_iter().map(|storage| (storage.key, storage)).collect();
+    let mut at = file.stream_position().map_err(Error::io(path))?;
+    for key in keys.root().items().into_iter().flatten() {
+        let key = key.text().unwrap_or_default();
+        let storage = storages.get(key).ok_or_else(|| {
+            Error::format(path, format!("storage `{key}`"), "one that the state dict names", "another")
+        })?;
+        at = at.saturating_add(8).saturating_add(storage.bytes);
+        if at > length {
+            return Err(storage.error(path, &format!("a file of {length} bytes")));
+        }
+        let mut count = [0; 8];
+        file.read_exact(&mut count).map_err(Error::io(path))?;
+        if u64::from_le_bytes(count) != storage.count {
+            return Err(storage.error(path, &format!("{} elements", u64::from_le_bytes(count))));
+        }
+        file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
+    }
+    check_tensors(path, &pickle)
+}
+
+/// Where values of tensors lie.
+struct Storage<'a> {
+    key: &'a str,
+    count: u64,
+    bytes: u64,
+}
+
+impl<'a> Storage<'a> {
+    /// Of `("storage", class, key, location, count, ...)`.
+    fn new(value: Value<'a>) -> Option<Self> {
+        let fields: Vec<Value> = value.items()?.collect();
+        let &[kind, class, key, _, count, ..] = &fields[..] else { return None };
+        let size = match class.global()? {
+            "torch DoubleStorage" | "torch LongStorage" | "torch ComplexFloatStorage" => 8,
+            "torch FloatStorage" | "torch IntStorage" => 4,
+            "torch HalfStorage" | "torch BFloat16Storage" | "torch ShortStorage" => 2,
+            "torch ComplexDoubleStorage" => 16,
+            _ => 1,
+        };
+        let count = u64::try_from(count.integer()?).ok()?;
+        let storage = Self { key: key.text()?, count, bytes: count.checked_mul(size)? };
+        (kind.text() == Some("storage")).then_some(storage)
+    }
+
+    fn error(&self, path: &Path, found: &str) -> Error {
+        let expected = format!("{} elements in {} bytes", self.count, self.bytes);
+        Error::format(path, format!("storage `{}`", self.key), expected, found)
+    }
+}
+
+/// The storages that a state dict refers to.
+fn storages<'a>(path: &Path, pickle: &'a Pickle) -> Result<Vec<Storage<'a>>> {
+    let references = pickle.values().filter_map(Value::persistent);
+    references
+        .map(|value| {
+            Storage::new(value).ok_or_else(|| {
+                Error::format(path, "pickle", "the type, key and length of a storage", "others")
+            })
+        })
+        .collect()
+}
+
+/// Checks the parts of their storages that tensors take.
+fn check_tensors(path: &Path, pickle: &Pickle) -> Result<()> {
+    for (class, arguments, _) in pickle.values().filter_map(Value::object) {
+        if !matches!(class, "torch._utils _rebuild_tensor_v2" | "torch._utils _rebuild_tensor") {
+            continue;
+        }
+        let tensor = Part::new(arguments).ok_or_else(|| {
+            Error::format(path, "pickle", "the storage, offset and shape of a tensor", "others")
+        })?;
+        let Part { offset, shape, strides, storage } = &tensor;
+        let location = || format!("a tensor in storage `{}`, of shape {shape:?}", storage.key);
+        let count = shape.iter().try_fold(1_u64, |count, &size| count.checked_mul(size));
+        if count.and_then(|count| count.checked_add(*offset)).is_none_or(|end| end > storage.count) {
+            let expected = format!("a part of its {} elements", storage.count);
+            return Err(Error::format(path, location(), expected, format!("the offset {offset}")));
+        }
+        let mut contiguous = 1;
+        for (&size, &stride) in shape.iter().zip(strides).rev() {
+            if size > 1 && stride != contiguous {
+                let expected = "its values in order; save it after `.contiguous()`";
+                return Err(Error::format(path, location(), expected, format!("strides {strides:?}")));
+            }
+            contiguous *= size;
+        }
+    }
+    Ok(())
+}
+
+/// A tensor's part of a storage, in elements.
+struct Part<'a> {
+    storage: Storage<'a>,
+    offset: u64,
+    shape: Vec<u64>,
+    strides: Vec<u64>,
+}
+
+impl<'a> Part<'a> {
+    /// Of `(storage, offset, shape, strides, ...)`.
+    fn new(arguments: Value<'a>) -> Option<Self> {
+        let arguments: Vec<Value> = arguments.items()?.collect();
+        let &[storage, offset, shape, strides, ..] = &arguments[..] else { return None };
+        let size = |value: Value| u64::try_from(value.integer()?).ok();
+        let sizes = |value: Value| value.items()?.map(size).collect::<Option<Vec<u64>>>();
+        let part = Self {
+            storage: Storage::new(storage.persistent()?)?,
+            offset: size(offset)?,
+            shape: sizes(shape)?,
+            strides: sizes(strides)?,
+        };
+        (part.shape.len() == part.strides.len()).then_some(part)
+    }
+}
