@@ -29,7 +29,9 @@ fn main() -> Result<()> {
     let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     lines.sort();
     println!("device {}", device_name());
-    lines.iter().for_each(|line| println!("{line}"));
+    for line in lines {
+        println!("{line}");
+    }
     conclusion.exit()
 }
 

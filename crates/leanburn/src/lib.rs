@@ -10,7 +10,8 @@
 //! Backends are features too: `flex` (CPU, the default), `ndarray` (CPU), `cuda`, and at most one of `wgpu`, `vulkan`,
 //! `metal` and `webgpu`. All models are generic over Burn's `Backend`; [`device`] picks one at run time.
 //!
-//! ```
+#![cfg_attr(all(feature = "anomaly", feature = "flex"), doc = "```")]
+#![cfg_attr(not(all(feature = "anomaly", feature = "flex")), doc = "```ignore")]
 //! use leanburn::prelude::*;
 //!
 //! fn main() -> Result<()> {
