@@ -193,9 +193,10 @@ mod tests {
         assert!(message(COLUMNS, &packed("0,udp,105,back.\n0,udp,x,back.\n")).contains("line 2, bytes"));
         assert!(message(COLUMNS, &packed("0,udp,back.\n")).contains("4 fields"));
         assert!(message(COLUMNS, &packed("")).contains("none"));
-        let symbols: String = (0..=MAX_SYMBOLS).map(|i| format!("0,{i},105,back.\n")).collect();
+        let symbols: Vec<String> = (0..=MAX_SYMBOLS).map(|i| format!("0,{i},105,back.\n")).collect();
         assert!(
-            message(COLUMNS, &packed(&symbols)).contains("line 1001, protocol: expected one of at most 1000")
+            message(COLUMNS, &packed(&symbols.concat()))
+                .contains("line 1001, protocol: expected one of at most 1000")
         );
         assert!(message(COLUMNS, b"no gzip").contains("gzip"));
         assert!(message(COLUMNS, &good[..good.len() / 2]).contains("kddcup.data"));
