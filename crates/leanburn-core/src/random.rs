@@ -51,6 +51,18 @@ impl Generator {
         self.0.random_range(0..bound as u64) as usize
     }
 
+    /// Whether something of this probability happens.
+    pub fn chance(&mut self, probability: f64) -> bool {
+        self.0.random::<f64>() < probability
+    }
+
+    /// How many times something of this probability does not happen before it does.
+    pub fn gap(&mut self, probability: f64) -> usize {
+        // By the inverse of the geometric distribution; the draw is from above 0 to 1.
+        let draw = 1.0 - self.0.random::<f64>();
+        if probability >= 1.0 { 0 } else { (draw.ln() / (-probability).ln_1p()) as usize }
+    }
+
     /// The numbers `0..count` in random order.
     pub fn permutation(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
@@ -127,6 +139,16 @@ mod tests {
         for (found, expected) in normal.to_vec::<f32>().unwrap().iter().zip(expected) {
             assert!((found - expected).abs() < 1e-6_f32, "{found} instead of {expected}");
         }
+    }
+
+    #[test]
+    fn gaps_have_the_probability() {
+        let mut generator = Generator::new(2);
+        let passed: usize = (0..20_000).map(|_| generator.gap(0.2)).sum();
+        assert!((passed as f64 / 20_000.0 - 4.0).abs() < 0.15, "{passed}");
+        assert_eq!((generator.gap(1.0), generator.gap(0.0)), (0, usize::MAX));
+        let hits = (0..20_000).filter(|_| generator.chance(0.2)).count();
+        assert!((hits as f64 / 20_000.0 - 0.2).abs() < 0.01, "{hits}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Tensor, activation::leaky_relu, backend::Backend},
 };
 use leanburn_core::{
-    nn::{BatchNorm, BatchNormConfig, linear},
+    nn::{BatchNorm, BatchNormConfig, dropout, linear},
     random::Generator,
 };
 
@@ -149,14 +149,7 @@ impl<B: Backend> Classifier<B> {
     /// - input: `[batch, width]`
     /// - output: `[batch, classes]`
     pub fn forward_train(&self, input: Tensor<B, 2>, generator: &mut Generator) -> Tensor<B, 2> {
-        self.layers_with(input, |x| {
-            if self.dropout == 0.0 {
-                return x;
-            }
-            let draws = generator.uniform::<B, 2>(x.dims(), 0.0, 1.0, &x.device());
-            x.mask_fill(draws.lower_elem(self.dropout), 0.0) / (1.0 - self.dropout)
-        })
-        .logits
+        self.layers_with(input, |x| dropout(x, self.dropout, generator)).logits
     }
 
     /// The outputs of every layer, without dropout.

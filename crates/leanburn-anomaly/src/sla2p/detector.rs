@@ -233,8 +233,8 @@ impl<B: Backend> Sla2p<B> {
     /// When a file is absent, broken, or does not fit the others.
     pub fn load(folder: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
         let folder = folder.as_ref();
-        let config: Sla2pConfig = read_json(&folder.join(CONFIG))?;
-        let state: State = read_json(&folder.join(STATE))?;
+        let config: Sla2pConfig = report::read_json(folder.join(CONFIG))?;
+        let state: State = report::read_json(folder.join(STATE))?;
         config.validate()?;
         state.preprocessing.validate()?;
         let columns = state.preprocessing.columns_out();
@@ -339,11 +339,6 @@ fn at_once<B: Backend>(device: &B::Device) -> usize {
     // Burn's way to tell backends apart is their name, `dispatch<flex>` for instance.
     let name = B::name(device);
     if ["flex", "ndarray"].iter().any(|cpu| name.contains(cpu)) { rayon::current_num_threads() } else { 1 }
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|error| Error::format(path, "file", "what `save` wrote", error))
 }
 
 #[cfg(test)]

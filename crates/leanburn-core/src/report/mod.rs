@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Error, Result};
 
@@ -107,6 +107,18 @@ pub fn write_json(path: impl AsRef<Path>, value: &impl Serialize) -> Result<()> 
         .map_err(|error| Error::format(path, "value", "what JSON can hold", error))?;
     text.push('\n');
     write_bytes(path, text.as_bytes())
+}
+
+/// Reads what [`write_json`] wrote.
+///
+/// # Errors
+///
+/// When the file cannot be read, or is not JSON of what is asked for.
+pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
+    let path = path.as_ref();
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::format(path, "file", "JSON with the fields asked for", error))
 }
 
 /// Writes rows as CSV, with a header from their fields' names.

@@ -1,0 +1,1030 @@
+//! SLAPS (Fatemi, El Asri and Kazemi, NeurIPS 2021): a generator makes the graph, a classifier uses it, and a denoising
+//! autoencoder, which has to restore masked features along the same graph, supervises what labels do not reach.
+
+use burn::{
+    config::Config,
+    module::{AutodiffModule, Module, Param},
+    nn::Linear,
+    optim::{Adam, AdamConfig, Optimizer, adaptor::OptimizerAdaptor, decay::WeightDecayConfig},
+    tensor::{
+        Tensor, TensorData,
+        activation::relu,
+        backend::{AutodiffBackend, Backend, DeviceOps},
+    },
+};
+use derive_new::new;
+use leanburn_core::{
+    Error, Result,
+    nn::{dropout, linear},
+    random::{Generator, streams},
+    train,
+};
+
+use super::adjacency::{Adjacency, Combination, LearnedGraph, Ties, normalise_dense, normalise_sparse};
+use crate::{
+    Csr, Features, Graph, NodeSet, Normalization,
+    gcn::{Gcn, GcnConfig, GcnLayer, check_dropout},
+    knn::{KnnConfig, Metric, Search},
+    lgi::{RestorationConfig, labelled_loss, mask, targets},
+    protocol::{self, History, Learner},
+    sparse::{LearnedMatrix, SparseMatrix, Tape, with_gradient},
+};
+
+/// What makes the graph.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum GeneratorKind {
+    /// Every pair of nodes has a parameter (`FP`); the graph is dense.
+    FullParam,
+    /// Similarities of the output of two linear layers, which begin as the identity (`MLP`).
+    Mlp,
+    /// Similarities of features that are scaled one by one (`MLP-D`).
+    MlpDiag,
+}
+
+/// What turns similarities, or parameters, into weights.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum NonLinearity {
+    /// `elu(i s - i) + 1`, and for `FullParam` `elu(s) + 1`: dense, as entries that are not kept become `exp(-i)`.
+    Elu,
+    /// `max(s, 0)`
+    Relu,
+    /// `exp(s)`
+    Exp,
+}
+
+/// The activation between the generator's layers.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `max(x, 0)`
+    Relu,
+    /// `tanh(x)`
+    Tanh,
+}
+
+/// How restored features are compared with the true ones.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum DenoisingLoss {
+    /// Binary cross-entropy of logits, for features from 0 to 1.
+    BinaryCrossEntropy,
+    /// Mean squared error.
+    MeanSquared,
+}
+
+/// SLAPS and, with restored connections, `SLAPS_U` and `SLAPS_R`.
+#[derive(Config, Debug)]
+pub struct SlapsConfig {
+    /// What makes the graph.
+    pub generator: GeneratorKind,
+    /// Neighbours of a node that are kept, itself not counted, and with which `FullParam` begins. Default: 20
+    #[config(default = 20)]
+    pub k: usize,
+    /// What turns similarities into weights. Default: `NonLinearity::Relu`
+    #[config(default = "NonLinearity::Relu")]
+    pub non_linearity: NonLinearity,
+    /// The factor of `Elu`, and minus the first parameter of pairs that are no neighbours. Default: 6
+    #[config(default = 6.0)]
+    pub i: f64,
+    /// Between the generator's layers. Default: `Activation::Relu`
+    #[config(default = "Activation::Relu")]
+    pub activation: Activation,
+    /// Width of the generator's output. Default: that of the features
+    pub embedding: Option<usize>,
+    /// Whether the graph is made as the official sparse mode does: edges of both directions, each scaled by the sums of
+    /// kept similarities. Default: false, symmetrised and normalised
+    #[config(default = false)]
+    pub sparse_mode: bool,
+    /// How the graph is scaled. Default: `Normalization::Symmetric`
+    #[config(default = "Normalization::Symmetric")]
+    pub normalization: Normalization,
+    /// The connections to labelled nodes that are restored, weighted by the generator's own similarities; `weight` and
+    /// `block` are not looked at. Default: none
+    pub restoration: Option<RestorationConfig>,
+    /// Width of the autoencoder's hidden layer. Default: 512
+    #[config(default = 512)]
+    pub hidden_adj: usize,
+    /// Width of the classifier's hidden layers. Default: 32
+    #[config(default = 32)]
+    pub hidden: usize,
+    /// Layers of the classifier. Default: 2
+    #[config(default = 2)]
+    pub layers: usize,
+    /// Dropout of the autoencoder's hidden layer. Default: 0.5
+    #[config(default = 0.5)]
+    pub dropout1: f64,
+    /// Dropout of the classifier's hidden layers. Default: 0.5
+    #[config(default = 0.5)]
+    pub dropout2: f64,
+    /// Dropout of the autoencoder's edges. Default: 0.25
+    #[config(default = 0.25)]
+    pub dropout_adj1: f64,
+    /// Dropout of the classifier's edges. Default: 0.5
+    #[config(default = 0.5)]
+    pub dropout_adj2: f64,
+    /// Weight of the denoising loss. Default: 10
+    #[config(default = 10.0)]
+    pub lambda: f64,
+    /// One in `r` features that are not zero is masked. Default: 10
+    #[config(default = 10.0)]
+    pub r: f64,
+    /// How many zeros are masked for each other masked feature. Default: 5
+    #[config(default = 5.0)]
+    pub nr: f64,
+    /// The denoising loss; squares mask all features alike. Default: `DenoisingLoss::BinaryCrossEntropy`
+    #[config(default = "DenoisingLoss::BinaryCrossEntropy")]
+    pub loss: DenoisingLoss,
+    /// Passes over all nodes. Default: 2000
+    #[config(default = 2000)]
+    pub epochs: usize,
+    /// The classifier is trained from epoch `epochs / epoch_d` on. Default: 5
+    #[config(default = 5)]
+    pub epoch_d: usize,
+    /// Adam's learning rate of the classifier. Default: 0.01
+    #[config(default = 0.01)]
+    pub learning_rate: f64,
+    /// Adam's learning rate of the generator and the autoencoder. Default: 0.001
+    #[config(default = 0.001)]
+    pub learning_rate_adj: f64,
+    /// L2 penalty added to the classifier's gradient. Default: 5e-4
+    #[config(default = 5e-4)]
+    pub weight_decay: f32,
+    /// Seed of the initial weights, masks and dropout. Default: 42
+    #[config(default = 42)]
+    pub seed: u64,
+}
+
+impl SlapsConfig {
+    /// Cora with the published settings of each generator.
+    pub fn cora(generator: GeneratorKind) -> Self {
+        match generator {
+            GeneratorKind::FullParam => Self::new(generator)
+                .with_learning_rate(0.001)
+                .with_learning_rate_adj(0.01)
+                .with_dropout_adj1(0.5)
+                .with_dropout_adj2(0.25)
+                .with_k(30)
+                .with_non_linearity(NonLinearity::Elu),
+            GeneratorKind::Mlp => Self::new(generator),
+            GeneratorKind::MlpDiag => Self::new(generator).with_weight_decay(5e-2).with_k(15),
+        }
+    }
+
+    /// Citeseer with the published settings of each generator.
+    pub fn citeseer(generator: GeneratorKind) -> Self {
+        let config = Self::new(generator).with_hidden_adj(1024);
+        match generator {
+            GeneratorKind::FullParam => config
+                .with_learning_rate_adj(0.01)
+                .with_weight_decay(5e-2)
+                .with_dropout_adj1(0.4)
+                .with_dropout_adj2(0.4)
+                .with_k(30)
+                .with_lambda(1.0)
+                .with_nr(1.0)
+                .with_non_linearity(NonLinearity::Elu),
+            GeneratorKind::Mlp => config.with_k(30),
+            GeneratorKind::MlpDiag => config
+                .with_learning_rate(0.001)
+                .with_learning_rate_adj(0.01)
+                .with_weight_decay(5e-2)
+                .with_dropout_adj1(0.5)
+                .with_activation(Activation::Tanh),
+        }
+    }
+
+    /// Citeseer with 370 labels, `MLP`.
+    pub fn citeseer370() -> Self {
+        Self::citeseer(GeneratorKind::Mlp).with_dropout1(0.25).with_activation(Activation::Tanh)
+    }
+
+    /// Pubmed with the published settings of `MLP` (or, of any other generator, `MLP-D`).
+    pub fn pubmed(generator: GeneratorKind) -> Self {
+        let config = Self::new(generator)
+            .with_learning_rate_adj(0.01)
+            .with_hidden_adj(128)
+            .with_k(15)
+            .with_r(20.0)
+            .with_sparse_mode(true);
+        match generator {
+            GeneratorKind::Mlp => config.with_dropout_adj1(0.5),
+            _ => config.with_dropout_adj2(0.25).with_lambda(100.0).with_activation(Activation::Tanh),
+        }
+    }
+
+    /// ogbn-arxiv with the published settings of `MLP`: the autoencoder alone trains the graph, as `epoch_d` is beyond
+    /// the number of epochs.
+    pub fn ogbn_arxiv() -> Self {
+        Self::new(GeneratorKind::Mlp)
+            .with_weight_decay(0.0)
+            .with_hidden_adj(256)
+            .with_hidden(256)
+            .with_k(15)
+            .with_r(100.0)
+            .with_sparse_mode(true)
+            .with_loss(DenoisingLoss::MeanSquared)
+            .with_embedding(Some(128))
+            .with_epoch_d(2001)
+    }
+
+    /// The generator of `features`.
+    ///
+    /// # Errors
+    ///
+    /// When `k` is 0 or not below the number of nodes.
+    pub fn init_generator<B: Backend>(
+        &self,
+        features: &Features,
+        generator: &mut Generator,
+        device: &B::Device,
+    ) -> Result<GraphGenerator<B>> {
+        let columns = features.columns();
+        if self.k == 0 || self.k >= features.rows() {
+            let expected = format!("1 to {}, the number of other nodes", features.rows() - 1);
+            return Err(Error::setting("k", expected, self.k));
+        }
+        Ok(match self.generator {
+            GeneratorKind::FullParam => {
+                let graph = KnnConfig::new().with_k(self.k).graph::<B>(features, device)?;
+                let i = self.i as f32;
+                let values: Vec<f32> =
+                    graph.adjacency().to_dense().iter().map(|weight| i * weight - i).collect();
+                let shape = [features.rows(), features.rows()];
+                let adj = Tensor::from_data(TensorData::new(values, shape), device);
+                GraphGenerator::FullParam(FullParam { adj: Param::from_tensor(adj) })
+            }
+            GeneratorKind::Mlp => {
+                let width = self.embedding.unwrap_or(columns);
+                let middle = if width == columns {
+                    columns
+                } else {
+                    ((columns * width) as f64).sqrt().floor() as usize
+                };
+                let layers = [(columns, middle), (middle, width)].map(|(inputs, outputs)| {
+                    let mut layer: Linear<B> = linear(inputs, outputs, generator, device);
+                    if width == columns {
+                        layer.weight = Param::from_tensor(Tensor::eye(columns, device));
+                    }
+                    layer
+                });
+                GraphGenerator::Mlp(Mlp { layers: layers.to_vec() })
+            }
+            GeneratorKind::MlpDiag => {
+                let ones = || Diagonal { w: Param::from_tensor(Tensor::ones([columns], device)) };
+                GraphGenerator::MlpDiag(MlpDiag { layers: vec![ones(), ones()] })
+            }
+        })
+    }
+
+    /// The generator and the autoencoder, drawn from `generator`.
+    ///
+    /// # Errors
+    ///
+    /// As [`init_generator`](Self::init_generator).
+    pub fn init_denoiser<B: Backend>(
+        &self,
+        features: &Features,
+        generator: &mut Generator,
+        device: &B::Device,
+    ) -> Result<Denoiser<B>> {
+        let columns = features.columns();
+        let graph_gen = self.init_generator(features, generator, device)?;
+        let layers = [(columns, self.hidden_adj), (self.hidden_adj, columns)];
+        let layers =
+            layers.map(|(inputs, outputs)| GcnLayer { linear: linear(inputs, outputs, generator, device) });
+        Ok(Denoiser { layers: layers.to_vec(), graph_gen })
+    }
+
+    /// The classifier.
+    pub fn classifier(&self, features: usize, classes: usize) -> GcnConfig {
+        GcnConfig::new(features, classes)
+            .with_hidden(self.hidden)
+            .with_layers(self.layers)
+            .with_dropout(self.dropout2)
+    }
+
+    fn validate(&self, set: &NodeSet) -> Result<()> {
+        for (field, value) in [("dropout1", self.dropout1), ("dropout_adj1", self.dropout_adj1)] {
+            check_dropout(field, value)?;
+        }
+        check_dropout("dropout_adj2", self.dropout_adj2)?;
+        for (field, value) in
+            [("epochs", self.epochs), ("epoch_d", self.epoch_d), ("hidden_adj", self.hidden_adj)]
+        {
+            if value == 0 {
+                return Err(Error::setting(field, "at least 1", value));
+            }
+        }
+        for (field, value) in [
+            ("learning_rate", self.learning_rate),
+            ("learning_rate_adj", self.learning_rate_adj),
+            ("r", self.r),
+            ("i", self.i),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::setting(field, "a positive number", value));
+            }
+        }
+        if self.sparse_mode
+            && (self.generator == GeneratorKind::FullParam || self.non_linearity != NonLinearity::Relu)
+        {
+            return Err(Error::setting("sparse_mode", "a generator of similarities with Relu", "another"));
+        }
+        match &self.restoration {
+            Some(restoration) => restoration.validate(set.nodes(), &set.split.train),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A parameter for every pair of nodes.
+#[derive(Module, Debug)]
+pub struct FullParam<B: Backend> {
+    /// `[nodes, nodes]`
+    pub adj: Param<Tensor<B, 2>>,
+}
+
+/// Two linear layers.
+#[derive(Module, Debug)]
+pub struct Mlp<B: Backend> {
+    layers: Vec<Linear<B>>,
+}
+
+/// Two layers that scale each feature.
+#[derive(Module, Debug)]
+pub struct MlpDiag<B: Backend> {
+    layers: Vec<Diagonal<B>>,
+}
+
+/// A scale for each feature.
+#[derive(Module, Debug)]
+pub struct Diagonal<B: Backend> {
+    /// `[features]`
+    pub w: Param<Tensor<B, 1>>,
+}
+
+/// What makes the graph.
+#[derive(Module, Debug)]
+pub enum GraphGenerator<B: Backend> {
+    /// A parameter for every pair.
+    FullParam(FullParam<B>),
+    /// Linear layers.
+    Mlp(Mlp<B>),
+    /// Scales.
+    MlpDiag(MlpDiag<B>),
+}
+
+/// The generator, and the autoencoder that learns along its graph.
+#[derive(Module, Debug)]
+pub struct Denoiser<B: Backend> {
+    layers: Vec<GcnLayer<B>>,
+    /// What makes the graph.
+    pub graph_gen: GraphGenerator<B>,
+}
+
+/// Both networks, as a checkpoint holds them.
+#[derive(Module, Debug)]
+pub struct Slaps<B: Backend> {
+    /// The generator and the autoencoder.
+    pub model1: Denoiser<B>,
+    /// The classifier.
+    pub model2: Gcn<B>,
+}
+
+impl<B: Backend> Slaps<B> {
+    /// The published name of a parameter.
+    pub fn published_name(path: &str) -> String {
+        ["FullParam.", "Mlp.", "MlpDiag."]
+            .iter()
+            .fold(path.to_owned(), |path, variant| {
+                path.replace(&format!("graph_gen.{variant}"), "graph_gen.")
+            })
+            .replace("graph_gen.adj", "graph_gen.Adj")
+            .replace(".w", ".W")
+            .replace(".Weight", ".weight")
+    }
+}
+
+/// Features on a device, as the input of learned networks.
+#[derive(Debug, Clone)]
+pub enum Input<B: Backend> {
+    /// `[nodes, features]`
+    Dense(Tensor<B, 2>),
+    /// The places of the entries, their values, and the same ready for products.
+    Sparse(Csr, LearnedMatrix<B>, SparseMatrix<B>),
+}
+
+impl<B: Backend> Input<B> {
+    /// The features on `device`.
+    pub fn new(features: &Features, device: &B::Device) -> Self {
+        match features {
+            Features::Dense { .. } => Self::Dense(features.to_tensor(device)),
+            Features::Sparse(matrix) => Self::Sparse(
+                matrix.clone(),
+                LearnedMatrix::new(matrix, device),
+                SparseMatrix::new(matrix, device),
+            ),
+        }
+    }
+
+    /// `x W + b`
+    fn linear(&self, layer: &Linear<B>) -> Tensor<B, 2> {
+        let bias = layer.bias.as_ref().expect("the layers have biases").val().unsqueeze_dim(0);
+        match self {
+            Self::Dense(x) => x.clone().matmul(layer.weight.val()) + bias,
+            Self::Sparse(_, _, x) => x.product(layer.weight.val()) + bias,
+        }
+    }
+
+    /// `x W + b` in training.
+    pub(crate) fn linear_train<T: AutodiffBackend<InnerBackend = B>>(
+        &self,
+        layer: &Linear<T>,
+        tape: &mut Tape<T>,
+    ) -> Tensor<T, 2> {
+        let bias = layer.bias.as_ref().expect("the layers have biases").val().unsqueeze_dim(0);
+        match self {
+            Self::Dense(x) => Tensor::from_inner(x.clone()).matmul(layer.weight.val()) + bias,
+            Self::Sparse(_, _, x) => tape.product(x, layer.weight.val()) + bias,
+        }
+    }
+
+    fn to_tensor(&self, nodes: usize, columns: usize, device: &B::Device) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(x) => x.clone(),
+            Self::Sparse(matrix, ..) => {
+                Tensor::from_data(TensorData::new(matrix.to_dense(), [nodes, columns]), device)
+            }
+        }
+    }
+}
+
+/// Features that the autoencoder has to restore.
+#[derive(Debug, Clone, PartialEq, new)]
+pub struct Masked {
+    /// Where they are, with the true values.
+    truth: Csr,
+}
+
+impl Masked {
+    /// For features from 0 to 1: one in `r` of those that are not zero, and `nr` times as many zeros.
+    ///
+    /// # Errors
+    ///
+    /// When all features are zero, or none is.
+    pub fn binary(features: &Features, r: f64, nr: f64, generator: &mut Generator) -> Result<Self> {
+        let (of_ones, of_zeros) = mask_probabilities(features, r, nr)?;
+        Ok(Self::draw(features, of_ones, of_zeros, generator))
+    }
+
+    /// For any features: one in `r`.
+    pub fn uniform(features: &Features, r: f64, generator: &mut Generator) -> Self {
+        Self::draw(features, 1.0 / r, 1.0 / r, generator)
+    }
+
+    fn draw(features: &Features, of_ones: f64, of_zeros: f64, generator: &mut Generator) -> Self {
+        let (rows, columns) = (features.rows(), features.columns());
+        let (mut offsets, mut places, mut values) = (vec![0], Vec::new(), Vec::new());
+        // How many zeros are passed over until the next one that is masked.
+        let mut gap = generator.gap(of_zeros);
+        for row in 0..rows {
+            let mut visit = |column: usize, value: f32, generator: &mut Generator| {
+                let masked = if value == 0.0 {
+                    let masked = gap == 0;
+                    gap = if masked { generator.gap(of_zeros) } else { gap - 1 };
+                    masked
+                } else {
+                    generator.chance(of_ones)
+                };
+                if masked {
+                    places.push(column as u32);
+                    values.push(value);
+                }
+            };
+            match features {
+                Features::Dense { values, columns } => {
+                    for (column, &value) in values[row * columns..(row + 1) * columns].iter().enumerate() {
+                        visit(column, value, generator);
+                    }
+                }
+                Features::Sparse(matrix) => {
+                    let (filled, of_row) = matrix.row(row);
+                    let mut next = 0;
+                    for column in 0..columns {
+                        let is_filled = filled.get(next) == Some(&(column as u32));
+                        visit(column, if is_filled { of_row[next] } else { 0.0 }, generator);
+                        next += usize::from(is_filled);
+                    }
+                }
+            }
+            offsets.push(places.len());
+        }
+        Self { truth: Csr { width: columns, offsets, columns: places, values } }
+    }
+
+    /// The values of `matrix` with 0 where they are masked.
+    fn hide(&self, matrix: &Csr) -> Vec<f32> {
+        let mut values = matrix.values.clone();
+        for row in 0..matrix.rows() {
+            let hidden = self.truth.row(row).0;
+            for place in matrix.offsets[row]..matrix.offsets[row + 1] {
+                if hidden.binary_search(&matrix.columns[place]).is_ok() {
+                    values[place] = 0.0;
+                }
+            }
+        }
+        values
+    }
+}
+
+/// The probabilities with which a feature that is 1 and one that is 0 is masked.
+///
+/// # Errors
+///
+/// When all features are zero, or none is.
+pub fn mask_probabilities(features: &Features, r: f64, nr: f64) -> Result<(f64, f64)> {
+    let filled = match features {
+        Features::Dense { values, .. } => values.iter().filter(|&&value| value != 0.0).count(),
+        Features::Sparse(matrix) => matrix.values.iter().filter(|&&value| value != 0.0).count(),
+    };
+    let zeros = features.rows() * features.columns() - filled;
+    if filled == 0 || zeros == 0 {
+        return Err(Error::data("features", "both zeros and others, to mask", "one kind alone"));
+    }
+    Ok((1.0 / r, filled as f64 / zeros as f64 / r * nr))
+}
+
+/// The graph of an epoch, in training.
+pub struct Generated<B: AutodiffBackend> {
+    /// The generator's output before it is symmetrised, restored and normalised.
+    pub raw: Adjacency<B>,
+    /// The adjacency that networks propagate along, for use in several products.
+    pub adjacency: Adjacency<B>,
+}
+
+/// What of a [`NodeSet`] stays the same in all epochs.
+pub struct Context<'a, B: Backend> {
+    features: &'a Features,
+    input: Input<B>,
+    labelled: &'a [usize],
+    is_labelled: Vec<bool>,
+    device: B::Device,
+}
+
+impl<'a, B: Backend> Context<'a, B> {
+    /// The features and labelled nodes on `device`.
+    pub fn new(features: &'a Features, labelled: &'a [usize], device: &B::Device) -> Self {
+        Self {
+            features,
+            input: Input::new(features, device),
+            labelled,
+            is_labelled: mask(features.rows(), labelled),
+            device: device.clone(),
+        }
+    }
+
+    /// The features.
+    pub fn input(&self) -> &Input<B> {
+        &self.input
+    }
+}
+
+impl<B: AutodiffBackend> GraphGenerator<B> {
+    /// The embeddings of nodes, of which similarities are taken; none of a full parametrisation.
+    ///
+    /// - output: `[nodes, width]`
+    pub fn embeddings(
+        &self,
+        config: &SlapsConfig,
+        context: &Context<B::InnerBackend>,
+        tape: &mut Tape<B>,
+    ) -> Option<Tensor<B, 2>> {
+        let activate = |x: Tensor<B, 2>| match config.activation {
+            Activation::Relu => relu(x),
+            Activation::Tanh => x.tanh(),
+        };
+        match self {
+            Self::FullParam(_) => None,
+            Self::Mlp(Mlp { layers }) => {
+                let first = context.input.linear_train(&layers[0], tape);
+                Some(layers[1].forward(activate(first)))
+            }
+            Self::MlpDiag(MlpDiag { layers }) => {
+                let (nodes, columns) = (context.features.rows(), context.features.columns());
+                let x = Tensor::from_inner(context.input.to_tensor(nodes, columns, &context.device));
+                let scaled = activate(x * layers[0].w.val().unsqueeze_dim(0));
+                Some(scaled * layers[1].w.val().unsqueeze_dim(0))
+            }
+        }
+    }
+
+    /// The graph.
+    ///
+    /// # Errors
+    ///
+    /// When similarities are not finite.
+    pub fn generate(
+        &self,
+        config: &SlapsConfig,
+        context: &Context<B::InnerBackend>,
+        tape: &mut Tape<B>,
+    ) -> Result<Generated<B>> {
+        if let Self::FullParam(FullParam { adj }) = self {
+            let raw = match config.non_linearity {
+                NonLinearity::Elu => elu(adj.val()) + 1.0,
+                NonLinearity::Exp => adj.val().exp(),
+                NonLinearity::Relu => relu(adj.val()),
+            };
+            return Ok(dense(config, context, tape, raw.clone(), raw));
+        }
+        let embeddings = self.embeddings(config, context, tape).expect("the other generators embed");
+        let lengths = embeddings.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
+        let unit = tape.shared(embeddings / lengths);
+        let nodes = context.features.rows();
+        let values = unit.clone().inner().into_data().iter::<f32>().collect();
+        let width = unit.dims()[1];
+        let on_host = Features::Dense { values, columns: width };
+        if let Features::Dense { values, .. } = &on_host
+            && let Some(place) = values.iter().position(|value| !value.is_finite())
+        {
+            return Err(Error::data(
+                format!("embedding of node {}", place / width),
+                "finite numbers",
+                values[place],
+            ));
+        }
+        let all: Vec<usize> = (0..nodes).collect();
+        let search = Search {
+            features: &on_host,
+            candidates: &all,
+            metric: Metric::InnerProduct,
+            k: config.k + 1,
+            not_itself: false,
+        };
+        let kept = search.run::<B::InnerBackend>(&context.device)?.graph();
+        if config.non_linearity == NonLinearity::Relu {
+            sparse(config, context, tape, &unit, &on_host, &kept)
+        } else {
+            let mask = TensorData::new(kept.adjacency().to_dense(), [nodes, nodes]);
+            let mask = Tensor::from_data(mask, &unit.device());
+            let similarity = unit.clone().matmul(unit.transpose());
+            let top = similarity.clone() * mask;
+            let raw = match config.non_linearity {
+                NonLinearity::Elu => elu(top * config.i - config.i) + 1.0,
+                _ => top.exp(),
+            };
+            Ok(dense(config, context, tape, raw, similarity))
+        }
+    }
+}
+
+/// Exponential linear unit.
+fn elu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let below = x.clone().clamp_max(0.0).exp() - 1.0;
+    relu(x) + below
+}
+
+/// A dense graph of the generator's output, and of the similarities that restored connections weigh.
+fn dense<B: AutodiffBackend>(
+    config: &SlapsConfig,
+    context: &Context<B::InnerBackend>,
+    tape: &mut Tape<B>,
+    raw: Tensor<B, 2>,
+    similarity: Tensor<B, 2>,
+) -> Generated<B> {
+    let nodes = context.features.rows();
+    let mut adjacency = (raw.clone() + raw.clone().transpose()) * 0.5;
+    if let Some(restoration) = &config.restoration {
+        let of =
+            |tensor: Tensor<B::InnerBackend, 2>| -> Vec<f32> { tensor.into_data().iter::<f32>().collect() };
+        let (weights, similarities) = (of(adjacency.clone().inner()), of(similarity.clone().inner()));
+        let reaches = |row: usize| context.labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
+        let filled = restoration.filled_rows(&context.is_labelled, reaches);
+        let ties = Ties::by_entries(restoration, &similarities, context.labelled, &filled);
+        let own = (0..nodes).filter(|&row| filled[row]);
+        let own: f64 = own
+            .flat_map(|row| &weights[row * nodes..(row + 1) * nodes])
+            .map(|&weight| f64::from(weight))
+            .sum();
+        let restored = ties
+            .entries
+            .iter()
+            .map(|&(row, column, _)| f64::from(similarities[row as usize * nodes + column as usize]));
+        let alpha = restoration.alpha(own, restored.sum());
+        adjacency = adjacency + similarity * ties.mask::<B>(nodes, &raw.device()) * alpha;
+    }
+    let normalised = normalise_dense(adjacency, config.normalization);
+    Generated { adjacency: Adjacency::Dense(tape.shared(normalised)), raw: Adjacency::Dense(raw) }
+}
+
+/// A sparse graph of the kept similarities.
+fn sparse<B: AutodiffBackend>(
+    config: &SlapsConfig,
+    context: &Context<B::InnerBackend>,
+    tape: &mut Tape<B>,
+    unit: &Tensor<B, 2>,
+    on_host: &Features,
+    kept: &Graph,
+) -> Result<Generated<B>> {
+    let nodes = context.features.rows();
+    let places = kept.adjacency();
+    let matrix = LearnedMatrix::new(places, &context.device);
+    let similarities = tape.inner_products(&matrix, unit.clone(), unit.clone());
+    let raw = if config.sparse_mode {
+        // Each similarity over the roots of both nodes' sums, in rows and in columns.
+        let similarities = tape.shared(similarities);
+        let ones = Tensor::ones([nodes, 1], &unit.device());
+        let of_rows = tape.learned_product(&matrix, similarities.clone(), ones.clone());
+        let (transpose, order) = places.transpose_with_places();
+        let order = crate::sparse::ints(order.into_iter().map(i64::from).collect(), &context.device);
+        let transposed = LearnedMatrix::new(&transpose, &context.device);
+        let of_columns = {
+            let swapped = similarities.clone().select(0, Tensor::from_inner(order));
+            tape.learned_product(&transposed, swapped, ones)
+        };
+        let scales = tape.shared((of_rows + of_columns).sqrt().recip());
+        relu(similarities * tape.inner_products(&matrix, scales.clone(), scales))
+    } else {
+        relu(similarities)
+    };
+    let raw = tape.shared(raw);
+
+    // Half of each edge in both directions; in sparse mode, the whole of it.
+    let factor = if config.sparse_mode { 1.0 } else { 0.5 };
+    let mut terms = Vec::with_capacity(2 * places.entries());
+    for row in 0..nodes {
+        for place in places.offsets[row]..places.offsets[row + 1] {
+            let column = places.columns[place];
+            terms.push((row as u32, column, place as u32, factor));
+            terms.push((column, row as u32, place as u32, factor));
+        }
+    }
+    let mut values = raw.clone();
+    let mut count = places.entries();
+    if let Some(restoration) = &config.restoration {
+        let mut linked = vec![false; nodes];
+        for &(row, column, ..) in &terms {
+            linked[row as usize] |= context.is_labelled[column as usize];
+        }
+        let filled = restoration.filled_rows(&context.is_labelled, |row| linked[row]);
+        let ties = Ties::by_embeddings::<B::InnerBackend>(
+            restoration,
+            on_host,
+            context.labelled,
+            &filled,
+            &context.device,
+        )?;
+        let entries = ties.entries.iter().map(|&(row, column, _)| (row, column, 1.0)).collect();
+        let tied = Csr::from_entries(nodes, nodes, entries);
+        let matrix = LearnedMatrix::new(&tied, &context.device);
+        let weights = tape.inner_products(&matrix, unit.clone(), unit.clone());
+        let sum = |values: Tensor<B::InnerBackend, 1>, of: &dyn Fn(usize) -> f64| -> f64 {
+            values.into_data().iter::<f64>().enumerate().map(|(place, value)| of(place) * value).sum()
+        };
+        // By how many of the filled rows each kept similarity is counted.
+        let mut weight_of = vec![0.0; places.entries()];
+        for &(row, _, place, factor) in &terms {
+            weight_of[place as usize] += if filled[row as usize] { f64::from(factor) } else { 0.0 };
+        }
+        let own = sum(raw.clone().inner(), &|place| weight_of[place]);
+        let alpha = restoration.alpha(own, sum(weights.clone().inner(), &|_| 1.0));
+        for row in 0..nodes {
+            for place in tied.offsets[row]..tied.offsets[row + 1] {
+                terms.push((row as u32, tied.columns[place], (count + place) as u32, alpha as f32));
+            }
+        }
+        values = Tensor::cat(vec![values, weights], 0);
+        count += tied.entries();
+    }
+    let combination = Combination::new(nodes, count, &terms);
+    let (matrix_all, values) = combination.adjacency(tape, values, &context.device);
+    let values = if config.sparse_mode {
+        values
+    } else {
+        let normalised = normalise_sparse(tape, &matrix_all, values, config.normalization);
+        tape.shared(normalised)
+    };
+    Ok(Generated { raw: Adjacency::Sparse(matrix, raw), adjacency: Adjacency::Sparse(matrix_all, values) })
+}
+
+impl<B: AutodiffBackend> Denoiser<B> {
+    /// The hidden layer of masked features, and the sums of the adjacency's rows `[nodes, 1]`, both propagated: what the
+    /// last layer, which is wider than its input, is applied to.
+    fn hidden(
+        &self,
+        config: &SlapsConfig,
+        context: &Context<B::InnerBackend>,
+        masked: &Masked,
+        adjacency: &Adjacency<B>,
+        generator: &mut Generator,
+        tape: &mut Tape<B>,
+    ) -> Tensor<B, 2> {
+        let Linear { weight, bias } = &self.layers[0].linear;
+        let (weight, bias) = (weight.val(), bias.as_ref().expect("the layers have biases").val());
+        let product = match &context.input {
+            Input::Dense(x) => {
+                let [nodes, columns] = x.dims();
+                let mut keep = vec![1.0_f32; nodes * columns];
+                for row in 0..nodes {
+                    for &column in masked.truth.row(row).0 {
+                        keep[row * columns + column as usize] = 0.0;
+                    }
+                }
+                let keep = Tensor::from_data(TensorData::new(keep, [nodes, columns]), &context.device);
+                Tensor::from_inner(x.clone() * keep).matmul(weight)
+            }
+            Input::Sparse(places, matrix, _) => {
+                let values = TensorData::new(masked.hide(places), [places.entries()]);
+                let values = Tensor::<B::InnerBackend, 1>::from_data(values, &context.device);
+                let (matrix, output) =
+                    (matrix.clone(), matrix.product(values.clone(), weight.clone().inner()));
+                tape.cut(output, move |gradient| {
+                    with_gradient(weight, matrix.transposed_product(values, gradient))
+                })
+            }
+        };
+        let hidden = relu(adjacency.product(tape, product + bias.unsqueeze_dim(0)));
+        let hidden = dropout(hidden, config.dropout1, generator);
+        let ones = Tensor::ones([context.features.rows(), 1], &hidden.device());
+        adjacency.product(tape, Tensor::cat(vec![hidden, ones], 1))
+    }
+
+    /// The weight and, below it, the bias of the last layer, `[hidden + 1, features]`.
+    fn last(&self) -> Tensor<B, 2> {
+        let Linear { weight, bias } = &self.layers[1].linear;
+        let bias = bias.as_ref().expect("the layers have biases").val().unsqueeze_dim(0);
+        Tensor::cat(vec![weight.val(), bias], 0)
+    }
+
+    /// All features as they are restored, `[nodes, features]`.
+    pub fn reconstruction(
+        &self,
+        config: &SlapsConfig,
+        context: &Context<B::InnerBackend>,
+        masked: &Masked,
+        adjacency: &Adjacency<B>,
+        generator: &mut Generator,
+    ) -> Tensor<B, 2> {
+        let mut tape = Tape::new();
+        let hidden = self.hidden(config, context, masked, adjacency, generator, &mut tape);
+        hidden.matmul(self.last())
+    }
+
+    /// The denoising loss, `[1]`: of the masked features alone, and only they are restored.
+    pub fn loss(
+        &self,
+        config: &SlapsConfig,
+        context: &Context<B::InnerBackend>,
+        masked: &Masked,
+        adjacency: &Adjacency<B>,
+        generator: &mut Generator,
+        tape: &mut Tape<B>,
+    ) -> Tensor<B, 1> {
+        let adjacency = adjacency.dropout(config.dropout_adj1, generator, tape);
+        let hidden = self.hidden(config, context, masked, &adjacency, generator, tape);
+        let places = LearnedMatrix::new(&masked.truth, &context.device);
+        let restored = tape.inner_products(&places, hidden, self.last().transpose());
+        let truth = TensorData::new(masked.truth.values.clone(), [masked.truth.entries()]);
+        let truth = Tensor::<B, 1>::from_data(truth, &restored.device());
+        match config.loss {
+            DenoisingLoss::MeanSquared => (restored - truth).square().mean(),
+            DenoisingLoss::BinaryCrossEntropy => {
+                let rest = (restored.clone().abs().neg().exp() + 1.0).log();
+                (relu(restored.clone()) - restored * truth + rest).mean()
+            }
+        }
+    }
+}
+
+/// Logits of a classifier along a learned graph, in training.
+///
+/// - output: `[nodes, classes]`
+pub fn classify<B: AutodiffBackend>(
+    gcn: &Gcn<B>,
+    input: &Input<B::InnerBackend>,
+    adjacency: &Adjacency<B>,
+    generator: &mut Generator,
+    tape: &mut Tape<B>,
+) -> Tensor<B, 2> {
+    let first = input.linear_train(&gcn.layers[0].linear, tape);
+    let first = adjacency.product(tape, first);
+    let probability = gcn.dropout();
+    gcn.forward_from(first, |x| adjacency.product(tape, x), |x| dropout(x, probability, generator))
+}
+
+/// Logits of a classifier along a learned graph, without dropout.
+///
+/// - output: `[nodes, classes]`
+pub fn evaluate<B: Backend>(gcn: &Gcn<B>, input: &Input<B>, graph: &LearnedGraph<B>) -> Tensor<B, 2> {
+    let first = graph.product(input.linear(&gcn.layers[0].linear));
+    gcn.forward_from(first, |x| graph.product(x), |x| x)
+}
+
+/// Networks and a graph, as they were trained.
+#[derive(Debug, Clone)]
+pub struct SlapsModel<B: Backend> {
+    /// Both networks.
+    pub networks: Slaps<B>,
+    /// The graph that the classifier was evaluated on.
+    pub graph: LearnedGraph<B>,
+}
+
+impl<B: Backend> SlapsModel<B> {
+    /// The probabilities of all nodes, `[nodes, classes]`.
+    pub fn probabilities(&self, features: &Features) -> Tensor<B, 2> {
+        let device = self.networks.model2.layers[0].linear.weight.val().device();
+        let logits = evaluate(&self.networks.model2, &Input::new(features, &device), &self.graph);
+        burn::tensor::activation::softmax(logits, 1)
+    }
+}
+
+impl SlapsConfig {
+    /// Trains the generator, the autoencoder and the classifier on `set`.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range or does not fit `set`, the device does not record gradients, or training
+    /// diverges.
+    pub fn fit<B: AutodiffBackend>(
+        &self,
+        set: &NodeSet,
+        device: &B::Device,
+        progress: impl FnMut(usize, &History),
+    ) -> Result<(SlapsModel<B::InnerBackend>, History)> {
+        self.validate(set)?;
+        train::check_records_gradients::<B>(device)?;
+        let mut learner = SlapsLearner::<B>::new(self, set, device)?;
+        protocol::run(&mut learner, set, self.epochs, progress)
+    }
+}
+
+struct SlapsLearner<'a, B: AutodiffBackend> {
+    config: &'a SlapsConfig,
+    context: Context<'a, B::InnerBackend>,
+    denoiser: Denoiser<B>,
+    classifier: Gcn<B>,
+    optimizers: (OptimizerAdaptor<Adam, Denoiser<B>, B>, OptimizerAdaptor<Adam, Gcn<B>, B>),
+    targets: Tensor<B, 2>,
+    generator: Generator,
+    /// The graph before the last step, which evaluation uses.
+    graph: Option<LearnedGraph<B::InnerBackend>>,
+}
+
+impl<'a, B: AutodiffBackend> SlapsLearner<'a, B> {
+    fn new(config: &'a SlapsConfig, set: &'a NodeSet, device: &B::Device) -> Result<Self> {
+        let mut weights = Generator::stream(config.seed, streams::INITIAL_WEIGHTS);
+        let adam = |decay: f32| {
+            AdamConfig::new().with_epsilon(1e-8).with_weight_decay(Some(WeightDecayConfig::new(decay)))
+        };
+        Ok(Self {
+            config,
+            context: Context::new(&set.features, &set.split.train, device.inner()),
+            denoiser: config.init_denoiser(&set.features, &mut weights, device)?,
+            classifier: config.classifier(set.features.columns(), set.classes).init(&mut weights, device)?,
+            optimizers: (adam(0.0).init(), adam(config.weight_decay).init()),
+            targets: targets(set, device),
+            generator: Generator::stream(config.seed, streams::DROPOUT),
+            graph: None,
+        })
+    }
+}
+
+impl<B: AutodiffBackend> Learner for SlapsLearner<'_, B> {
+    type Model = SlapsModel<B::InnerBackend>;
+
+    fn step(&mut self, epoch: usize) -> Result<f32> {
+        let Self { config, context, denoiser, classifier, targets, generator, .. } = self;
+        let mut tape = Tape::new();
+        let masked = match config.loss {
+            DenoisingLoss::BinaryCrossEntropy => {
+                Masked::binary(context.features, config.r, config.nr, generator)?
+            }
+            DenoisingLoss::MeanSquared => Masked::uniform(context.features, config.r, generator),
+        };
+        let graph = denoiser.graph_gen.generate(config, context, &mut tape)?.adjacency;
+        let mut loss = denoiser.loss(config, context, &masked, &graph, generator, &mut tape) * config.lambda;
+        if epoch >= config.epochs / config.epoch_d {
+            let dropped = graph.dropout(config.dropout_adj2, generator, &mut tape);
+            let logits = classify(classifier, &context.input, &dropped, generator, &mut tape);
+            loss = loss + labelled_loss(logits, targets.clone());
+        }
+        self.graph = Some(graph.valid());
+        let (of_denoiser, of_classifier) = tape.backward_two(loss.clone(), denoiser, classifier);
+        self.denoiser =
+            self.optimizers.0.step(self.config.learning_rate_adj, self.denoiser.clone(), of_denoiser);
+        self.classifier =
+            self.optimizers.1.step(self.config.learning_rate, self.classifier.clone(), of_classifier);
+        Ok(loss.into_data().iter::<f32>().next().expect("the loss is a number"))
+    }
+
+    fn logits(&mut self) -> Result<Vec<f32>> {
+        let graph = self.graph.as_ref().expect("a step was made");
+        let logits = evaluate(&self.classifier.valid(), &self.context.input, graph);
+        Ok(logits.into_data().iter::<f32>().collect())
+    }
+
+    fn model(&self) -> Self::Model {
+        SlapsModel {
+            networks: Slaps { model1: self.denoiser.valid(), model2: self.classifier.valid() },
+            graph: self.graph.clone().expect("a step was made"),
+        }
+    }
+}

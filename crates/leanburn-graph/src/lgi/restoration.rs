@@ -1,0 +1,230 @@
+use burn::{config::Config, tensor::backend::Backend};
+use leanburn_core::{Error, Result};
+
+use super::starvation::row_mask;
+use crate::{
+    Csr, Features, Graph,
+    knn::{Metric, Search},
+};
+
+/// Above this share of a node's message (`rho`), restored connections drown its neighbours.
+const LARGEST_RHO: f64 = 4.0;
+
+/// Which nodes get connections to labelled ones.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// All nodes: the variant `R`.
+    All,
+    /// All nodes without a label: the variant `U` of the official code.
+    Unlabelled,
+    /// The 1-hop starved nodes alone: the variant `U` as the paper writes it.
+    Starved,
+}
+
+/// What a connection to a labelled node weighs.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// The inner product of the raw features, as in the official code; it depends on their scale.
+    InnerProduct,
+    /// The cosine of the features.
+    Cosine,
+    /// 1, for the nearest by inner product.
+    One,
+}
+
+/// How strongly connections are restored.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub enum Strength {
+    /// The paper's `alpha`, the factor of `B`. What is good depends on the scale of the features.
+    Alpha(f64),
+    /// The mean weight of a node's restored connections over that of its others, whatever the scale of the features:
+    /// `alpha = rho` times the mean row sum of `A` over that of `B`, both of the filled rows.
+    Rho(f64),
+}
+
+/// Which of the blocks of a CUR decomposition is restored.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum Block {
+    /// `B = U`, padded with zeros.
+    U,
+    /// `B = C U^T R`: what neighbours in common with labelled nodes weigh. The paper names and drops it as slow; the
+    /// result can have an entry for every pair of nodes.
+    Cur,
+}
+
+/// Restores connections to labelled nodes that a sparse graph has cut (section 3.3 of the paper): `A + alpha B`, where
+/// `B` ties a node to the labelled nodes that are most like it.
+#[derive(Config, Debug)]
+pub struct RestorationConfig {
+    /// Which nodes get connections. Default: `Rows::Unlabelled`
+    #[config(default = "Rows::Unlabelled")]
+    pub rows: Rows,
+    /// To how many labelled nodes each is tied (`klabel` in the official code). Default: 30
+    #[config(default = 30)]
+    pub tau: usize,
+    /// How strongly. Default: `Strength::Alpha(100.0)`, the published setting of Pubmed; on binary features, whose
+    /// inner products are hundreds of times larger, it is ruinous
+    #[config(default = "Strength::Alpha(100.0)")]
+    pub strength: Strength,
+    /// What a connection weighs. Default: `Weight::InnerProduct`
+    #[config(default = "Weight::InnerProduct")]
+    pub weight: Weight,
+    /// Whether negative weights, which the official code keeps, are left out. Default: true
+    #[config(default = true)]
+    pub clip: bool,
+    /// Which block. Default: `Block::U`
+    #[config(default = "Block::U")]
+    pub block: Block,
+}
+
+/// A graph whose connections were restored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restored {
+    /// `A + alpha B`
+    pub graph: Graph,
+    /// `B`
+    pub regularisation: Graph,
+    /// The factor of `B`.
+    pub alpha: f64,
+    /// The mean weight of restored connections over that of the others, of the filled rows.
+    pub rho: f64,
+}
+
+impl Restored {
+    /// What to tell the user when restored connections outweigh the graph.
+    pub fn warning(&self) -> Option<String> {
+        (self.rho > LARGEST_RHO).then(|| {
+            format!(
+                "restored connections weigh {:.1} times as much as all others (rho); above {LARGEST_RHO} accuracy \
+                 collapses: lower alpha, or set rho instead",
+                self.rho
+            )
+        })
+    }
+}
+
+impl RestorationConfig {
+    /// Restores connections in `graph`.
+    ///
+    /// - labelled: the nodes whose labels are known in training, ascending
+    ///
+    /// # Errors
+    ///
+    /// When no node is labelled, `tau` is 0 or larger than their number, a node is not in the graph, the strength is
+    /// negative or not finite, or the features are not those of the graph's nodes.
+    pub fn restore<B: Backend>(
+        &self,
+        graph: &Graph,
+        features: &Features,
+        labelled: &[usize],
+        device: &B::Device,
+    ) -> Result<Restored> {
+        self.validate(graph.nodes(), labelled)?;
+        if features.rows() != graph.nodes() {
+            let expected = format!("{} rows, the nodes of the graph", graph.nodes());
+            return Err(Error::data("features", expected, features.rows()));
+        }
+        let mask = mask(graph.nodes(), labelled);
+        let fills = self.filled(graph, &mask);
+        let metric = match self.weight {
+            Weight::InnerProduct | Weight::One => Metric::InnerProduct,
+            Weight::Cosine => Metric::Cosine,
+        };
+        let nearest = Search { features, candidates: labelled, metric, k: self.tau, not_itself: false }
+            .run::<B>(device)?;
+        let mut entries = Vec::with_capacity(graph.nodes() * self.tau);
+        for row in (0..graph.nodes()).filter(|&row| fills[row]) {
+            let (chosen, similarities) = nearest.row(row);
+            for (&place, &similarity) in chosen.iter().zip(similarities) {
+                // A similarity of 0 ties nothing.
+                if similarity == 0.0 || self.clip && similarity < 0.0 {
+                    continue;
+                }
+                let weight = if self.weight == Weight::One { 1.0 } else { similarity };
+                entries.push((row as u32, labelled[place as usize] as u32, weight));
+            }
+        }
+        let mut regularisation = Graph::new(Csr::from_entries(graph.nodes(), graph.nodes(), entries))?;
+        if self.block == Block::Cur {
+            regularisation = cur(graph, &regularisation, &mask)?;
+        }
+
+        let mean = |of: &Graph| {
+            let sums = of.adjacency().row_sums();
+            let (mut total, mut count) = (0.0, 0);
+            for (sum, _) in sums.iter().zip(&fills).filter(|(_, filled)| **filled) {
+                total += sum;
+                count += 1;
+            }
+            if count == 0 { 0.0 } else { total / f64::from(count) }
+        };
+        let (own, restored) = (mean(graph), mean(&regularisation));
+        let alpha = match self.strength {
+            Strength::Alpha(alpha) => alpha,
+            Strength::Rho(_) if restored == 0.0 => 0.0,
+            Strength::Rho(rho) => rho * own / restored,
+        };
+        let rho = if own == 0.0 { 0.0 } else { alpha * restored / own };
+        Ok(Restored { graph: graph.plus(alpha as f32, &regularisation), regularisation, alpha, rho })
+    }
+
+    /// Checks the settings against the labelled nodes.
+    pub(crate) fn validate(&self, nodes: usize, labelled: &[usize]) -> Result<()> {
+        if labelled.is_empty() {
+            return Err(Error::data("labelled nodes", "at least one", "none"));
+        }
+        if !labelled.is_sorted_by(|a, b| a < b) || labelled[labelled.len() - 1] >= nodes {
+            let expected = format!("ascending nodes below {nodes}, each once");
+            return Err(Error::data("labelled nodes", expected, "others"));
+        }
+        if self.tau == 0 || self.tau > labelled.len() {
+            let expected = format!("1 to {}, the number of labelled nodes", labelled.len());
+            return Err(Error::setting("tau", expected, self.tau));
+        }
+        let (Strength::Alpha(strength) | Strength::Rho(strength)) = self.strength;
+        if !(strength.is_finite() && strength >= 0.0) {
+            return Err(Error::setting("strength", "0 or a positive number", strength));
+        }
+        Ok(())
+    }
+
+    /// Which rows are filled.
+    pub(crate) fn filled(&self, graph: &Graph, labelled: &[bool]) -> Vec<bool> {
+        match self.rows {
+            Rows::All => vec![true; labelled.len()],
+            Rows::Unlabelled => labelled.iter().map(|labelled| !labelled).collect(),
+            Rows::Starved => row_mask(graph, labelled),
+        }
+    }
+}
+
+/// Whether each node is among `nodes`.
+pub(crate) fn mask(count: usize, nodes: &[usize]) -> Vec<bool> {
+    let mut mask = vec![false; count];
+    for &node in nodes {
+        mask[node] = true;
+    }
+    mask
+}
+
+/// `C U^T R`: the labelled columns of the graph, the restored weights, and the rows without a labelled neighbour.
+fn cur(graph: &Graph, restored: &Graph, labelled: &[bool]) -> Result<Graph> {
+    let nodes = graph.nodes();
+    let starved = row_mask(graph, labelled);
+    // [labelled, starved]: which starved nodes a labelled one is tied to.
+    let back = restored.adjacency().transpose();
+    let mut entries = Vec::new();
+    for row in 0..nodes {
+        let (columns, values) = graph.adjacency().row(row);
+        for (&through, &first) in columns.iter().zip(values).filter(|(c, _)| labelled[**c as usize]) {
+            let (tied, weights) = back.row(through as usize);
+            for (&node, &second) in tied.iter().zip(weights).filter(|(node, _)| starved[**node as usize]) {
+                let (ends, thirds) = graph.adjacency().row(node as usize);
+                let products =
+                    ends.iter().zip(thirds).map(|(&end, &third)| (row as u32, end, first * second * third));
+                entries.extend(products);
+            }
+        }
+    }
+    Graph::new(Csr::from_entries(nodes, nodes, entries))
+}
