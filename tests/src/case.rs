@@ -52,6 +52,9 @@ enum Element {
 pub struct Expected {
     /// Its name.
     pub name: String,
+    /// By how much a whole number may differ.
+    #[serde(default)]
+    pub max_off: u64,
     /// Relative tolerance.
     pub rtol: f64,
     /// Absolute tolerance.
@@ -84,6 +87,11 @@ impl Case {
     /// Which runner computes it.
     pub fn kind(&self) -> &str {
         &self.manifest.kind
+    }
+
+    /// The file below the folder of data sets that the case needs, if it needs one.
+    pub fn dataset(&self) -> Option<&str> {
+        self.manifest.config.get("dataset")?.as_str()
     }
 
     /// What is expected.
@@ -149,6 +157,20 @@ impl Case {
     ///
     /// When they do not fit.
     pub fn load<B: Backend, M: Module<B>>(&self, module: M, names: impl Fn(&str) -> String) -> Result<M> {
+        self.load_with(module, names, None)
+    }
+
+    /// [`load`](Self::load) with parameters that are not made by the recipe.
+    ///
+    /// # Errors
+    ///
+    /// When they do not fit.
+    pub fn load_with<B: Backend, M: Module<B>>(
+        &self,
+        module: M,
+        names: impl Fn(&str) -> String,
+        others: impl IntoIterator<Item = (String, TensorData)>,
+    ) -> Result<M> {
         let folder = tempfile::tempdir().map_err(Error::io("temporary folder"))?;
         let file = folder.path().join("parameters.safetensors");
         let parameters = self
@@ -157,7 +179,7 @@ impl Case {
             .iter()
             .map(|made| Ok((made.name.clone(), self.make(made, &made.name)?)))
             .collect::<Result<Vec<_>>>()?;
-        checkpoint::save_tensors(parameters, &file)?;
+        checkpoint::save_tensors(parameters.into_iter().chain(others), &file)?;
         Checkpoint::open(&file)?.load_into(module, names)
     }
 

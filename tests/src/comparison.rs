@@ -108,7 +108,7 @@ fn deviation(expected: &Expected, output: &TensorData, reference: &TensorData, s
         .iter::<f64>()
         .zip(reference.iter::<f64>())
         .map(|(ours, theirs)| {
-            let tolerance = slack * (expected.atol + expected.rtol * theirs.abs());
+            let tolerance = slack * (expected.atol + expected.rtol * theirs.abs()) + expected.max_off as f64;
             match (ours - theirs).abs() {
                 0.0 => 0.0,
                 // NaN compares with nothing: it must not pass.

@@ -24,6 +24,11 @@ pub fn device_name() -> String {
     std::env::var("LEANBURN_DEVICE").unwrap_or_else(|_| "flex".to_owned())
 }
 
+/// A file below the folder `LEANBURN_DATA`, if it is there.
+pub fn data(file: &str) -> Option<std::path::PathBuf> {
+    path_from_env("LEANBURN_DATA").map(|folder| folder.join(file)).filter(|path| path.exists())
+}
+
 /// A path from the environment; relative ones count from the workspace, since tests run in their package's folder.
 pub fn path_from_env(variable: &str) -> Option<std::path::PathBuf> {
     let workspace = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in it");

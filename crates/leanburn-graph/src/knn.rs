@@ -56,8 +56,15 @@ impl KnnConfig {
             return Err(Error::setting("k", expected, self.k));
         }
         let all: Vec<usize> = (0..features.rows()).collect();
-        Search { features, candidates: &all, metric: self.metric, k: self.k, not_itself: true }
-            .run::<B>(device)
+        Search {
+            features,
+            candidates: &all,
+            metric: self.metric,
+            k: self.k,
+            not_itself: true,
+            ties: Ties::First,
+        }
+        .run::<B>(device)
     }
 
     /// The graph in which each node gathers from its neighbours and itself, all with weight 1.
@@ -120,6 +127,17 @@ pub(crate) struct Search<'a> {
     pub(crate) k: usize,
     /// Whether a row is no neighbour of itself.
     pub(crate) not_itself: bool,
+    /// Which of equally near ones are taken.
+    pub(crate) ties: Ties,
+}
+
+/// Which of equally near candidates are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ties {
+    /// Those of the smaller numbers.
+    First,
+    /// Those that PyTorch's `topk` takes on a CPU, which depends on all values of a row: slow, to repeat its runs.
+    PyTorch,
 }
 
 impl Search<'_> {
@@ -138,6 +156,7 @@ impl Search<'_> {
         } / STEPS;
         let exact = Exact { search: self, norms, step: if step > 0.0 { step } else { 1.0 } };
         let rows = match self.features {
+            _ if self.ties == Ties::PyTorch => exact.by_rows(),
             Features::Sparse(matrix) => exact.by_lists(matrix),
             Features::Dense { values, columns } => exact.by_blocks::<B>(values, *columns, device),
         };
@@ -190,6 +209,27 @@ impl Exact<'_> {
         }
         found.sort_unstable_by_key(key);
         found
+    }
+
+    /// Neighbours by all similarities of a row, as PyTorch selects among them.
+    fn by_rows(&self) -> Vec<Row> {
+        let Search { features, candidates, k, .. } = *self.search;
+        (0..features.rows())
+            .into_par_iter()
+            .map(|row| {
+                let allowed =
+                    (0..candidates.len() as u32).filter(|&candidate| !self.is_excluded(row, candidate));
+                let mut all: Row = allowed
+                    .map(|candidate| {
+                        let dot = features.dot(row, candidates[candidate as usize]);
+                        (self.similarity(row, candidate, dot), candidate)
+                    })
+                    .collect();
+                select_as_pytorch(&mut all, k);
+                all.truncate(k);
+                self.nearest(all)
+            })
+            .collect()
     }
 
     /// Neighbours by the candidates that each column lists.
@@ -392,5 +432,247 @@ impl Shortlist {
         let threshold = self.threshold;
         self.kept.retain(|&(_, similarity, _)| similarity >= threshold);
         self.limit = 2 * self.kept.len() + 64;
+    }
+}
+
+/// Brings the `k` largest to the front as PyTorch's `topk` does on a CPU: by a partial heap sort where they are few, and
+/// otherwise by the quick selection of the GNU C++ library. Of equal ones, their places decide.
+fn select_as_pytorch(row: &mut [(f64, u32)], k: usize) {
+    let before = |a: &(f64, u32), b: &(f64, u32)| a.0 > b.0;
+    if k * 64 <= row.len() {
+        return heap_select(row, k, before);
+    }
+    let nth = k - 1;
+    let (mut first, mut last) = (0, row.len());
+    let mut depth = 2 * row.len().ilog2();
+    while last - first > 3 {
+        if depth == 0 {
+            heap_select(&mut row[first..last], nth + 1 - first, before);
+            return row.swap(first, nth);
+        }
+        depth -= 1;
+        // The median of three becomes the pivot, at the front.
+        let (a, b, c) = (first + 1, first + (last - first) / 2, last - 1);
+        let median = match (before(&row[a], &row[b]), before(&row[b], &row[c]), before(&row[a], &row[c])) {
+            (true, true, _) | (false, false, false) => b,
+            (true, false, true) | (false, true, false) => c,
+            (true, false, false) | (false, _, true) => a,
+        };
+        row.swap(first, median);
+        let pivot = row[first];
+        let (mut low, mut high) = (first + 1, last);
+        let cut = loop {
+            while before(&row[low], &pivot) {
+                low += 1;
+            }
+            high -= 1;
+            while before(&pivot, &row[high]) {
+                high -= 1;
+            }
+            if low >= high {
+                break low;
+            }
+            row.swap(low, high);
+            low += 1;
+        };
+        if cut <= nth { first = cut } else { last = cut }
+    }
+    // A stable sort, as insertion is.
+    row[first..last].sort_by(|a, b| b.0.total_cmp(&a.0));
+}
+
+/// Brings the `k` first to the front, by a heap of them whose root is the last.
+fn heap_select(row: &mut [(f64, u32)], k: usize, before: impl Fn(&(f64, u32), &(f64, u32)) -> bool) {
+    // Lets `value` sink from `hole` to the bottom, then rise to its place.
+    let adjust = |heap: &mut [(f64, u32)], mut hole: usize, length: usize, value: (f64, u32)| {
+        let top = hole;
+        let mut child = hole;
+        while child < (length - 1) / 2 {
+            child = 2 * (child + 1);
+            if before(&heap[child], &heap[child - 1]) {
+                child -= 1;
+            }
+            heap[hole] = heap[child];
+            hole = child;
+        }
+        if length.is_multiple_of(2) && child == (length - 2) / 2 {
+            child = 2 * (child + 1);
+            heap[hole] = heap[child - 1];
+            hole = child - 1;
+        }
+        while hole > top && before(&heap[(hole - 1) / 2], &value) {
+            heap[hole] = heap[(hole - 1) / 2];
+            hole = (hole - 1) / 2;
+        }
+        heap[hole] = value;
+    };
+    if k > 1 {
+        for parent in (0..=(k - 2) / 2).rev() {
+            let value = row[parent];
+            adjust(row, parent, k, value);
+        }
+    }
+    for place in k..row.len() {
+        if before(&row[place], &row[0]) {
+            let value = row[place];
+            row[place] = row[0];
+            adjust(row, 0, k, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_flex::Flex;
+    use leanburn_core::random::Generator;
+
+    /// Rows with many ties: binary, and some of them zeros and some twice.
+    fn binary(rows: usize, columns: usize) -> Vec<f32> {
+        let mut generator = Generator::new(4);
+        let mut values: Vec<f32> =
+            (0..rows * columns).map(|_| f32::from(u8::from(generator.chance(0.1)))).collect();
+        values[..columns].fill(0.0);
+        values.copy_within(3 * columns..4 * columns, 7 * columns);
+        values
+    }
+
+    /// By all similarities, with the same steps.
+    fn brute(features: &Features, metric: Metric, k: usize, step: usize) -> Vec<(usize, Vec<u32>)> {
+        let norm = |row: usize| features.dot(row, row);
+        let largest = (0..features.rows()).map(norm).fold(0.0, f64::max);
+        (0..features.rows())
+            .step_by(step)
+            .map(|row| {
+                let mut all: Vec<(i64, u32)> = (0..features.rows())
+                    .filter(|&other| other != row)
+                    .map(|other| {
+                        let dot = features.dot(row, other);
+                        let (similarity, scale) = match metric {
+                            Metric::Cosine if dot == 0.0 => (0.0, 1.0),
+                            Metric::Cosine => (dot / (norm(row).sqrt() * norm(other).sqrt()), 1.0),
+                            Metric::Euclidean => (2.0 * dot - norm(row) - norm(other), 4.0 * largest),
+                            Metric::InnerProduct => (dot, largest),
+                        };
+                        (-(similarity / scale * STEPS).round() as i64, other as u32)
+                    })
+                    .collect();
+                all.sort_unstable();
+                (row, all.iter().take(k).map(|&(_, other)| other).collect())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn neighbours_are_exact_and_ties_go_to_the_smaller_number() {
+        let (rows, columns) = (700, 40);
+        let values = binary(rows, columns);
+        let dense = Features::Dense { values: values.clone(), columns };
+        let sparse = Features::new(values, columns).unwrap();
+        assert!(matches!(sparse, Features::Sparse(_)));
+        for metric in [Metric::Cosine, Metric::Euclidean, Metric::InnerProduct] {
+            let config = KnnConfig::new().with_k(9).with_metric(metric);
+            let expected = brute(&dense, metric, 9, 1);
+            for features in [&dense, &sparse] {
+                let found = config.neighbours::<Flex>(features, &Default::default()).unwrap();
+                for (row, expected) in &expected {
+                    assert_eq!(found.row(*row).0, expected, "{metric:?}, row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_rows_and_negative_values_are_exact_too() {
+        let mut generator = Generator::new(9);
+        let mut values = generator.normals(9000 * 5);
+        values[..5].fill(1000.0);
+        let features = Features::Dense { values, columns: 5 };
+        for metric in [Metric::Cosine, Metric::Euclidean, Metric::InnerProduct] {
+            let config = KnnConfig::new().with_k(4).with_metric(metric);
+            let found = config.neighbours::<Flex>(&features, &Default::default()).unwrap();
+            // More candidates than a block's columns; a few rows are enough to check.
+            for (row, expected) in brute(&features, metric, 4, 997) {
+                assert_eq!(found.row(row).0, expected, "{metric:?}, row {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn bad_settings_are_refused() {
+        let features = Features::new(vec![1.0; 6], 2).unwrap();
+        for k in [0, 3, 4] {
+            let error = KnnConfig::new().with_k(k).graph::<Flex>(&features, &Default::default()).unwrap_err();
+            assert!(error.to_string().contains("1 to 2"), "{error}");
+        }
+        let huge = Features::new(vec![1e30; 6], 2).unwrap();
+        let error = KnnConfig::new().with_k(1).graph::<Flex>(&huge, &Default::default()).unwrap_err();
+        assert!(error.to_string().contains("row 0"), "{error}");
+    }
+
+    /// Values, how many are kept, and their places.
+    const PYTORCH: &[(&[u8], usize, &[u32])] = &[
+        (&[1, 3, 2, 2, 0, 0, 0, 0, 1, 4, 4, 1], 4, &[1, 3, 9, 10]),
+        (&[0, 4, 1, 4, 0, 4, 0, 4, 1, 4, 1, 1, 2, 3, 2, 4, 4, 0, 0, 1], 6, &[1, 3, 5, 7, 9, 16]),
+        (
+            &[4, 3, 4, 2, 3, 0, 2, 1, 3, 4, 1, 0, 4, 1, 1, 3, 2, 1, 3, 1, 4, 4, 4, 0, 1, 3],
+            5,
+            &[2, 9, 12, 20, 21],
+        ),
+        (
+            &[
+                1, 2, 4, 3, 0, 2, 4, 2, 3, 3, 3, 0, 3, 1, 4, 2, 2, 0, 3, 1, 4, 0, 4, 4, 3, 3, 2, 0, 4, 1, 2,
+                0, 3,
+            ],
+            7,
+            &[2, 6, 14, 20, 22, 23, 28],
+        ),
+        (
+            &[
+                0, 0, 0, 0, 3, 1, 2, 0, 4, 3, 2, 2, 3, 0, 1, 1, 2, 0, 0, 4, 0, 1, 2, 4, 1, 4, 4, 0, 3, 2, 4,
+                2, 1, 2, 4, 0, 3, 1, 3, 0, 4, 2, 0, 4, 1, 2, 2, 2, 0, 0, 4, 3, 4, 1, 4, 3, 3, 1, 4, 0, 4, 2,
+                1, 1, 2, 2, 3, 4, 0, 4,
+            ],
+            1,
+            &[8],
+        ),
+        (
+            &[
+                1, 2, 0, 1, 0, 0, 1, 0, 4, 3, 0, 1, 2, 4, 3, 3, 0, 3, 1, 1, 3, 1, 1, 2, 4, 2, 4, 1, 2, 0, 4,
+                0, 4, 4, 1, 4, 3, 4, 3, 4, 2, 0, 4, 3, 2, 3, 1, 3, 1, 4, 1, 0, 4, 3, 1, 1, 3, 2, 1, 0, 2, 2,
+                3, 0, 3, 2, 2, 2, 2, 1, 4, 0, 2, 3, 4, 3, 4, 2, 2, 4, 1, 0, 0, 3, 1, 2, 3, 1, 0, 1, 1, 3, 3,
+                3, 1, 3, 0, 2, 4, 3, 1, 2, 1, 3, 0, 0, 2, 0, 2, 3, 3, 1, 2, 1, 0, 1, 4, 0, 1, 1, 0, 1, 0, 1,
+                4, 0, 0, 0, 0, 1, 1, 4, 2, 3, 1, 0, 2, 4, 1, 3,
+            ],
+            2,
+            &[8, 13],
+        ),
+        (
+            &[
+                2, 3, 4, 3, 4, 4, 2, 0, 2, 2, 0, 2, 3, 1, 0, 2, 4, 4, 2, 0, 4, 2, 4, 1, 3, 1, 4, 2, 1, 3, 2,
+                0, 4, 3, 0, 1, 2, 4, 0, 0, 1, 0, 2, 3, 2, 1, 4, 2, 3, 1, 3, 0, 2, 2, 4, 4, 2, 1, 3, 3, 2, 4,
+                3, 2, 4, 3, 2, 0, 1, 4, 3, 2, 0, 0, 0, 1, 0, 4, 4, 2, 3, 3, 0, 0, 1, 3, 3, 0, 2, 4, 1, 3, 4,
+                0, 0, 2, 4, 2, 1, 0, 4, 4, 4, 3, 0, 2, 1, 2, 0, 2, 3, 1, 3, 3, 0, 1, 3, 4, 1, 1, 3, 3, 0, 1,
+                4, 1, 1, 2, 1, 1, 2, 1, 2, 0, 3, 0, 0, 0, 2, 1, 4, 0, 1, 2, 0, 2, 4, 4, 2, 4, 3, 2, 0, 4, 2,
+                0, 0, 0, 4, 1, 4, 0, 3, 0, 3, 0, 1, 4, 4, 0, 2, 0, 2, 0, 4, 0, 3, 0, 1, 4, 0, 1, 2, 3, 3, 0,
+                1, 3, 2, 0, 0, 1, 4, 1, 0, 4, 0, 2, 1, 2,
+            ],
+            3,
+            &[2, 4, 5],
+        ),
+        (&[2, 0, 0, 4, 1, 0, 0, 2, 0], 9, &[0, 1, 2, 3, 4, 5, 6, 7, 8]),
+    ];
+
+    /// What `torch.topk` kept of rows with ties.
+    #[test]
+    fn ties_are_taken_as_pytorch_takes_them() {
+        for (values, k, kept) in PYTORCH {
+            let mut row: Vec<(f64, u32)> =
+                values.iter().enumerate().map(|(place, &value)| (f64::from(value), place as u32)).collect();
+            select_as_pytorch(&mut row, *k);
+            let mut found: Vec<u32> = row[..*k].iter().map(|&(_, place)| place).collect();
+            found.sort_unstable();
+            assert_eq!(&found, kept, "{values:?}");
+        }
     }
 }

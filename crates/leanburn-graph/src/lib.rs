@@ -30,3 +30,4 @@ pub use csr::Csr;
 pub use dataset::{NodeSet, Split, UNKNOWN};
 pub use features::Features;
 pub use graph::{Graph, Normalization};
+pub use protocol::{Accuracy, History};

@@ -125,7 +125,7 @@ pub fn run<L: Learner>(
 }
 
 /// The share of `nodes` whose largest logit, the first of equal ones, is their class.
-pub(crate) fn accuracy(logits: &[f32], labels: &[i64], classes: usize, nodes: &[usize]) -> f64 {
+pub fn accuracy(logits: &[f32], labels: &[i64], classes: usize, nodes: &[usize]) -> f64 {
     let hits =
         nodes.iter().filter(|&&node| predicted(&logits[node * classes..][..classes]) as i64 == labels[node]);
     hits.count() as f64 / nodes.len() as f64

@@ -4,6 +4,8 @@
 //! contracted with the entries by a batched matrix product. On a CPU this is bound by memory alone, and no backend adds
 //! to the same place from two threads, as scattering would.
 
+use std::ops::Range;
+
 use burn::{
     module::AutodiffModule,
     optim::{GradientsAccumulator, GradientsParams},
@@ -15,8 +17,12 @@ use burn::{
 
 use crate::Csr;
 
-/// Most entries that are gathered at once: at a width of 256, 64 MiB.
-const GATHERED: usize = 1 << 16;
+/// Most entries of a batch of rows.
+const ENTRIES: usize = 1 << 16;
+
+/// Most values that are gathered at once, 4 MiB: more would neither stay in a cache nor in memory that the allocator
+/// keeps, and page faults would cost more than the products.
+const GATHERED: usize = 1 << 20;
 
 /// The places of a sparse matrix's entries, on a device.
 #[derive(Debug, Clone)]
@@ -45,6 +51,21 @@ struct Batch<B: Backend> {
     length: usize,
 }
 
+impl<B: Backend> Batch<B> {
+    /// The rows in parts of which as many values are gathered as is good.
+    fn parts(&self, width: usize) -> impl Iterator<Item = Range<usize>> {
+        let most = (GATHERED / (self.length * width).max(1)).clamp(1, self.count);
+        (0..self.count).step_by(most).map(move |first| first..self.count.min(first + most))
+    }
+
+    /// The rows of `x` that the columns of `rows` name, `[rows, length, width]`.
+    fn gathered(&self, x: &Tensor<B, 2>, rows: Range<usize>) -> Tensor<B, 3> {
+        let [_, width] = x.dims();
+        let columns = self.columns.clone().narrow(0, rows.start * self.length, rows.len() * self.length);
+        x.clone().select(0, columns).reshape([rows.len(), self.length, width])
+    }
+}
+
 /// The entries of a [`Pattern`], padded: `[rows, 1, length]` for each batch.
 #[derive(Debug, Clone)]
 pub struct Entries<B: Backend>(Vec<Tensor<B, 3>>);
@@ -61,7 +82,7 @@ impl<B: Backend> Pattern<B> {
         let (mut first_row, mut first_entry) = (0, 0);
         while first_row < by_length.len() {
             let length = padded(lengths[by_length[first_row]]);
-            let most = (GATHERED / length).max(1);
+            let most = (ENTRIES / length).max(1);
             let rows = by_length[first_row..].iter().take(most);
             let rows: Vec<usize> = rows.take_while(|&&row| padded(lengths[row]) == length).copied().collect();
             let mut columns = vec![0; rows.len() * length];
@@ -113,12 +134,14 @@ impl<B: Backend> Pattern<B> {
     /// - output: `[rows, width]`
     pub fn product(&self, entries: &Entries<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let [_, width] = x.dims();
-        let products = self.batches.iter().zip(&entries.0).map(|(batch, entries)| {
-            let gathered =
-                x.clone().select(0, batch.columns.clone()).reshape([batch.count, batch.length, width]);
-            entries.clone().matmul(gathered).reshape([batch.count, width])
-        });
-        let mut products: Vec<Tensor<B, 2>> = products.collect();
+        let mut products: Vec<Tensor<B, 2>> = Vec::new();
+        for (batch, entries) in self.batches.iter().zip(&entries.0) {
+            for rows in batch.parts(width) {
+                let gathered = batch.gathered(&x, rows.clone());
+                let entries = entries.clone().narrow(0, rows.start, rows.len());
+                products.push(entries.matmul(gathered).reshape([rows.len(), width]));
+            }
+        }
         if self.has_empty_rows {
             products.push(Tensor::zeros([1, width], (&x.device(), x.dtype())));
         }
@@ -135,13 +158,16 @@ impl<B: Backend> Pattern<B> {
         if self.entries == 0 {
             return Tensor::zeros([0], (&left.device(), left.dtype()));
         }
-        let products = self.batches.iter().map(|batch| {
-            let of_rows = left.clone().select(0, batch.rows.clone()).reshape([batch.count, width, 1]);
-            let gathered =
-                right.clone().select(0, batch.columns.clone()).reshape([batch.count, batch.length, width]);
-            gathered.matmul(of_rows).reshape([batch.count * batch.length])
-        });
-        Tensor::cat(products.collect(), 0).select(0, self.unpadded.clone())
+        let mut products: Vec<Tensor<B, 1>> = Vec::new();
+        for batch in &self.batches {
+            for rows in batch.parts(width) {
+                let of_rows = batch.rows.clone().narrow(0, rows.start, rows.len());
+                let of_rows = left.clone().select(0, of_rows).reshape([rows.len(), width, 1]);
+                let gathered = batch.gathered(&right, rows.clone());
+                products.push(gathered.matmul(of_rows).reshape([rows.len() * batch.length]));
+            }
+        }
+        Tensor::cat(products, 0).select(0, self.unpadded.clone())
     }
 }
 

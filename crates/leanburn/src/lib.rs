@@ -6,6 +6,7 @@
 //! | feature | field | methods |
 //! |---|---|---|
 //! | `anomaly` | [`anomaly`] | [SLA2P](anomaly::sla2p), its variant SLA, and [baselines](anomaly::baselines) |
+//! | `graph` | [`graph`] | [LGI-LS](graph::lgi), and SLAPS, GRCN and IDGL as [learners](graph::learners) of graphs |
 //!
 //! Backends are features too: `flex` (CPU, the default), `ndarray` (CPU), `cuda`, and at most one of `wgpu`, `vulkan`,
 //! `metal` and `webgpu`. All models are generic over Burn's `Backend`; [`device`] picks one at run time.
@@ -40,6 +41,8 @@ pub use burn;
 #[cfg(feature = "anomaly")]
 pub use leanburn_anomaly as anomaly;
 pub use leanburn_core as core;
+#[cfg(feature = "graph")]
+pub use leanburn_graph as graph;
 
 /// What most programs use.
 pub mod prelude {
@@ -50,5 +53,11 @@ pub mod prelude {
         sla2p::{Sla2p, Sla2pConfig},
     };
     pub use crate::core::{Error, Result, table::Table};
+    #[cfg(feature = "graph")]
+    pub use crate::graph::{
+        Features, Graph, NodeSet, Split,
+        knn::KnnConfig,
+        lgi::{Lgi, LgiConfig, RestorationConfig},
+    };
     pub use burn::{Dispatch, DispatchDevice};
 }

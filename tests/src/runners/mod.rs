@@ -1,5 +1,6 @@
 //! One runner a kind, grouped by method.
 
+mod lgi;
 mod sla2p;
 
 use leanburn::{
@@ -13,13 +14,22 @@ use crate::{case::Case, comparison::Outputs};
 type Runner = fn(&Case, &DispatchDevice) -> Result<Outputs>;
 
 /// Every kind's runner.
-const RUNNERS: [(&str, Runner); 6] = [
+const RUNNERS: [(&str, Runner); 15] = [
     ("fcn_eval", sla2p::fcn_eval),
     ("fcn_train", sla2p::fcn_train),
+    ("gcn_train", lgi::gcn_train),
     ("goad", sla2p::goad),
+    ("grcn_loss", lgi::grcn_loss),
+    ("idgl_epoch", lgi::idgl_epoch),
+    ("knn_graph", lgi::knn_graph),
     ("lof_pca", sla2p::lof_pca),
     ("metrics", sla2p::metrics),
+    ("planetoid_gcn", lgi::planetoid_gcn),
+    ("restore_graph", lgi::restore_graph),
     ("scores", sla2p::scores),
+    ("slaps_loss", lgi::slaps_loss),
+    ("slaps_mask", lgi::slaps_mask),
+    ("starved_nodes", lgi::starved_nodes),
 ];
 
 /// Computes `case` by the runner of its kind.

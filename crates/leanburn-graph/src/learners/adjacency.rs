@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use burn::tensor::{
-    Tensor, TensorData,
+    Device, Tensor, TensorData,
     backend::{AutodiffBackend, Backend},
 };
 use leanburn_core::{Result, nn::dropout, random::Generator};
@@ -101,6 +101,15 @@ impl<B: AutodiffBackend> Adjacency<B> {
     }
 }
 
+/// Rows of length 1; a row of zeros stays, and so does its gradient.
+///
+/// - x, output: `[rows, width]`
+pub(crate) fn unit_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    // The bound is below the root, whose gradient at 0 is none.
+    let lengths = x.clone().square().sum_dim(1).clamp_min(1e-24).sqrt();
+    x / lengths
+}
+
 /// Scales a dense adjacency by its row sums `d`.
 ///
 /// - adjacency, output: `[nodes, nodes]`
@@ -149,7 +158,7 @@ impl Combination {
         &self,
         tape: &mut Tape<B>,
         values: Tensor<B, 1>,
-        device: &<B::InnerBackend as burn::tensor::backend::BackendTypes>::Device,
+        device: &Device<B::InnerBackend>,
     ) -> (LearnedMatrix<B::InnerBackend>, Tensor<B, 1>) {
         let map = SparseMatrix::new(&self.map, device);
         let combined = tape.product(&map, values.unsqueeze_dim(1)).squeeze_dim(1);
@@ -181,12 +190,12 @@ pub(crate) fn normalise_sparse<B: AutodiffBackend>(
 }
 
 /// The tau labelled nodes most like each filled row.
-pub(crate) struct Ties {
+pub(crate) struct LabelledTies {
     /// Row, labelled node, and its place among the labelled ones.
     pub(crate) entries: Vec<(u32, u32, u32)>,
 }
 
-impl Ties {
+impl LabelledTies {
     /// By the inner products of embeddings.
     ///
     /// - embeddings: `[nodes, width]`
@@ -205,6 +214,7 @@ impl Ties {
             metric,
             k: restoration.tau,
             not_itself: false,
+            ties: crate::knn::Ties::First,
         };
         let nearest = search.run::<B>(device)?;
         let mut entries = Vec::new();

@@ -19,7 +19,9 @@ use leanburn_core::{
 };
 
 use super::{
-    adjacency::{Adjacency, Combination, LearnedGraph, Ties, normalise_dense, normalise_sparse},
+    adjacency::{
+        Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse, unit_rows,
+    },
     slaps::{Diagonal, Input},
 };
 use crate::{
@@ -196,7 +198,7 @@ impl<B: Backend> Grcn<B> {
     /// The published name of a parameter.
     pub fn published_name(path: &str) -> String {
         let path = path.strip_prefix("base.").or_else(|| path.strip_prefix("graph.")).unwrap_or(path);
-        path.replace(".Dense.", ".").replace(".Diag.w", ".W")
+        path.strip_suffix(".w").map_or(path.to_owned(), |layer| format!("{layer}.W"))
     }
 }
 
@@ -268,12 +270,7 @@ impl<B: AutodiffBackend> Branch<B> {
             GraphConv::Diag(diagonal) => hidden * diagonal.w.val().unsqueeze_dim(0),
         };
         let embeddings = tape.product(&context.normalised, second);
-        if config.normalise {
-            let lengths = embeddings.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
-            embeddings / lengths
-        } else {
-            embeddings
-        }
+        if config.normalise { unit_rows(embeddings) } else { embeddings }
     }
 
     /// The revised graph.
@@ -326,7 +323,7 @@ fn dense<B: AutodiffBackend>(
         let weights: Vec<f32> = adjacency.clone().inner().into_data().iter::<f32>().collect();
         let reaches = |row: usize| context.labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
         let filled = restoration.filled_rows(&context.is_labelled, reaches);
-        let ties = Ties::by_entries(restoration, &values, context.labelled, &filled);
+        let ties = LabelledTies::by_entries(restoration, &values, context.labelled, &filled);
         let own =
             (0..nodes).filter(|&row| filled[row]).flat_map(|row| &weights[row * nodes..(row + 1) * nodes]);
         let own: f64 = own.map(|&weight| f64::from(weight)).sum();
@@ -365,6 +362,7 @@ fn sparse<B: AutodiffBackend>(
         metric: Metric::InnerProduct,
         k: config.k,
         not_itself: false,
+        ties: crate::knn::Ties::First,
     };
     let nearest = search.run::<B::InnerBackend>(&context.device)?.graph();
     // The union of both directions, each entry once.
@@ -397,8 +395,13 @@ fn sparse<B: AutodiffBackend>(
         };
         let filled = restoration.filled_rows(&context.is_labelled, reaches);
         let device = &context.device;
-        let ties =
-            Ties::by_embeddings::<B::InnerBackend>(restoration, &on_host, context.labelled, &filled, device)?;
+        let ties = LabelledTies::by_embeddings::<B::InnerBackend>(
+            restoration,
+            &on_host,
+            context.labelled,
+            &filled,
+            device,
+        )?;
         let entries = ties.entries.iter().map(|&(row, column, _)| (row, column, 1.0)).collect();
         let tied = Csr::from_entries(nodes, nodes, entries);
         let weights = tape.inner_products(&LearnedMatrix::new(&tied, device), embeddings.clone(), embeddings);

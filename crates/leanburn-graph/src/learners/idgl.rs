@@ -19,7 +19,7 @@ use leanburn_core::{
     train,
 };
 
-use super::adjacency::Ties;
+use super::adjacency::{LabelledTies, unit_rows};
 use crate::{
     Graph, NodeSet, Normalization,
     gcn::check_dropout,
@@ -229,9 +229,7 @@ impl<B: Backend> GraphLearner<B> {
         let [count, _] = self.weight_tensor.dims();
         let weighted = (0..count).map(|perspective| {
             let weights = self.weight_tensor.val().narrow(0, perspective, 1);
-            let weighted = x.clone() * weights;
-            let lengths = weighted.clone().square().sum_dim(1).sqrt().clamp_min(EPSILON);
-            weighted / lengths
+            unit_rows(x.clone() * weights)
         });
         Tensor::cat(weighted.collect(), 1) / (count as f64).sqrt()
     }
@@ -490,7 +488,7 @@ fn restored<B: Backend>(
     let (weights, values) = (on_host(&raw), on_host(&similarity));
     let reaches = |row: usize| context.labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
     let filled = restoration.filled_rows(&context.is_labelled, reaches);
-    let ties = Ties::by_entries(restoration, &values, context.labelled, &filled);
+    let ties = LabelledTies::by_entries(restoration, &values, context.labelled, &filled);
     let own = (0..nodes).filter(|&row| filled[row]).flat_map(|row| &weights[row * nodes..(row + 1) * nodes]);
     let own: f64 = own.map(|&weight| f64::from(weight)).sum();
     let of_ties = ties

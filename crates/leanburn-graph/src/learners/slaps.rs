@@ -7,12 +7,11 @@ use burn::{
     nn::Linear,
     optim::{Adam, AdamConfig, Optimizer, adaptor::OptimizerAdaptor, decay::WeightDecayConfig},
     tensor::{
-        Tensor, TensorData,
+        Device, Tensor, TensorData,
         activation::relu,
         backend::{AutodiffBackend, Backend, DeviceOps},
     },
 };
-use derive_new::new;
 use leanburn_core::{
     Error, Result,
     nn::{dropout, linear},
@@ -20,14 +19,16 @@ use leanburn_core::{
     train,
 };
 
-use super::adjacency::{Adjacency, Combination, LearnedGraph, Ties, normalise_dense, normalise_sparse};
+use super::adjacency::{
+    Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse, unit_rows,
+};
 use crate::{
-    Csr, Features, Graph, NodeSet, Normalization,
+    Csr, Features, NodeSet, Normalization,
     gcn::{Gcn, GcnConfig, GcnLayer, check_dropout},
-    knn::{KnnConfig, Metric, Search},
+    knn::{KnnConfig, Metric, Nearest, Search, Ties},
     lgi::{RestorationConfig, labelled_loss, mask, targets},
     protocol::{self, History, Learner},
-    sparse::{LearnedMatrix, SparseMatrix, Tape, with_gradient},
+    sparse::{LearnedMatrix, SparseMatrix, Tape, ints, with_gradient},
 };
 
 /// What makes the graph.
@@ -93,6 +94,10 @@ pub struct SlapsConfig {
     /// kept similarities. Default: false, symmetrised and normalised
     #[config(default = false)]
     pub sparse_mode: bool,
+    /// Whether of equally similar nodes those are kept that PyTorch's `topk` takes on a CPU, to repeat its runs; slow, and
+    /// for comparison only. Default: false, the first ones
+    #[config(default = false)]
+    pub official_ties: bool,
     /// How the graph is scaled. Default: `Normalization::Symmetric`
     #[config(default = "Normalization::Symmetric")]
     pub normalization: Normalization,
@@ -392,14 +397,8 @@ pub struct Slaps<B: Backend> {
 impl<B: Backend> Slaps<B> {
     /// The published name of a parameter.
     pub fn published_name(path: &str) -> String {
-        ["FullParam.", "Mlp.", "MlpDiag."]
-            .iter()
-            .fold(path.to_owned(), |path, variant| {
-                path.replace(&format!("graph_gen.{variant}"), "graph_gen.")
-            })
-            .replace("graph_gen.adj", "graph_gen.Adj")
-            .replace(".w", ".W")
-            .replace(".Weight", ".weight")
+        let path = path.replace("graph_gen.adj", "graph_gen.Adj");
+        path.strip_suffix(".w").map_or(path.clone(), |layer| format!("{layer}.W"))
     }
 }
 
@@ -458,13 +457,18 @@ impl<B: Backend> Input<B> {
 }
 
 /// Features that the autoencoder has to restore.
-#[derive(Debug, Clone, PartialEq, new)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Masked {
     /// Where they are, with the true values.
     truth: Csr,
 }
 
 impl Masked {
+    /// Those at the entries of a matrix, whose values are the true features.
+    pub fn new(truth: Csr) -> Self {
+        Self { truth }
+    }
+
     /// For features from 0 to 1: one in `r` of those that are not zero, and `nr` times as many zeros.
     ///
     /// # Errors
@@ -636,48 +640,107 @@ impl<B: AutodiffBackend> GraphGenerator<B> {
             return Ok(dense(config, context, tape, raw.clone(), raw));
         }
         let embeddings = self.embeddings(config, context, tape).expect("the other generators embed");
-        let lengths = embeddings.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
-        let unit = tape.shared(embeddings / lengths);
-        let nodes = context.features.rows();
-        let values = unit.clone().inner().into_data().iter::<f32>().collect();
-        let width = unit.dims()[1];
-        let on_host = Features::Dense { values, columns: width };
-        if let Features::Dense { values, .. } = &on_host
-            && let Some(place) = values.iter().position(|value| !value.is_finite())
-        {
-            return Err(Error::data(
-                format!("embedding of node {}", place / width),
-                "finite numbers",
-                values[place],
-            ));
-        }
-        let all: Vec<usize> = (0..nodes).collect();
-        let search = Search {
-            features: &on_host,
-            candidates: &all,
-            metric: Metric::InnerProduct,
-            k: config.k + 1,
-            not_itself: false,
-        };
-        let kept = search.run::<B::InnerBackend>(&context.device)?.graph();
+        let similar = Similar::new(embeddings, config.k, config.official_ties, &context.device, tape)?;
         if config.non_linearity == NonLinearity::Relu {
-            sparse(config, context, tape, &unit, &on_host, &kept)
-        } else {
-            let mask = TensorData::new(kept.adjacency().to_dense(), [nodes, nodes]);
-            let mask = Tensor::from_data(mask, &unit.device());
-            let similarity = unit.clone().matmul(unit.transpose());
-            let top = similarity.clone() * mask;
-            let raw = match config.non_linearity {
-                NonLinearity::Elu => elu(top * config.i - config.i) + 1.0,
-                _ => top.exp(),
-            };
-            Ok(dense(config, context, tape, raw, similarity))
+            return sparse(config, context, tape, &similar);
+        }
+        let nodes = context.features.rows();
+        let mask = TensorData::new(similar.nearest.graph().adjacency().to_dense(), [nodes, nodes]);
+        let mask = Tensor::from_data(mask, &similar.unit.device());
+        let similarity = similar.unit.clone().matmul(similar.unit.clone().transpose());
+        let raw = config.non_linearity.apply(similarity.clone() * mask, config.i);
+        Ok(dense(config, context, tape, raw, similarity))
+    }
+}
+
+impl NonLinearity {
+    /// The weights of similarities.
+    ///
+    /// - i: the factor of `Elu`
+    pub fn apply<B: Backend, const D: usize>(self, similarity: Tensor<B, D>, i: f64) -> Tensor<B, D> {
+        match self {
+            Self::Elu => elu(similarity * i - i) + 1.0,
+            Self::Relu => relu(similarity),
+            Self::Exp => similarity.exp(),
         }
     }
 }
 
+/// The k + 1 nodes most similar to each, itself included.
+pub struct Similar<B: AutodiffBackend> {
+    /// Embeddings of length 1, `[nodes, width]`, for use in several places.
+    unit: Tensor<B, 2>,
+    on_host: Features,
+    /// The nodes, the most similar first.
+    pub nearest: Nearest,
+    /// The places of the similarities, columns ascending.
+    places: Csr,
+    matrix: LearnedMatrix<B::InnerBackend>,
+    /// `[entries]`, columns ascending, for use in several places.
+    pub values: Tensor<B, 1>,
+}
+
+impl<B: AutodiffBackend> Similar<B> {
+    /// By the cosines of embeddings.
+    ///
+    /// - embeddings: `[nodes, width]`
+    /// - official_ties: as in [`SlapsConfig`]
+    ///
+    /// # Errors
+    ///
+    /// When an embedding is not finite.
+    pub fn new(
+        embeddings: Tensor<B, 2>,
+        k: usize,
+        official_ties: bool,
+        device: &Device<B::InnerBackend>,
+        tape: &mut Tape<B>,
+    ) -> Result<Self> {
+        let [nodes, width] = embeddings.dims();
+        let unit = tape.shared(unit_rows(embeddings));
+        let values: Vec<f32> = unit.clone().inner().into_data().iter::<f32>().collect();
+        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+            let location = format!("embedding of node {}", place / width);
+            return Err(Error::data(location, "finite numbers", values[place]));
+        }
+        let on_host = Features::Dense { values, columns: width };
+        let all: Vec<usize> = (0..nodes).collect();
+        let metric = Metric::InnerProduct;
+        let search = Search {
+            features: &on_host,
+            candidates: &all,
+            metric,
+            k: k + 1,
+            not_itself: false,
+            ties: if official_ties { Ties::PyTorch } else { Ties::First },
+        };
+        let nearest = search.run::<B::InnerBackend>(device)?;
+        let places = nearest.graph().adjacency().clone();
+        let matrix = LearnedMatrix::new(&places, device);
+        let values = tape.inner_products(&matrix, unit.clone(), unit.clone());
+        let values = tape.shared(values);
+        Ok(Self { unit, on_host, nearest, places, matrix, values })
+    }
+
+    /// The similarities as the official sparse mode scales them: each over the roots of both nodes' sums, in rows and in
+    /// columns.
+    ///
+    /// - output: `[entries]`, columns ascending
+    pub fn scaled(&self, device: &Device<B::InnerBackend>, tape: &mut Tape<B>) -> Tensor<B, 1> {
+        let ones = Tensor::ones([self.places.rows(), 1], &self.unit.device());
+        let of_rows = tape.learned_product(&self.matrix, self.values.clone(), ones.clone());
+        let (transpose, order) = self.places.transpose_with_places();
+        let order = ints(order.into_iter().map(i64::from).collect(), device);
+        let transpose = LearnedMatrix::new(&transpose, device);
+        let swapped = self.values.clone().select(0, Tensor::from_inner(order));
+        let of_columns = tape.learned_product(&transpose, swapped, ones);
+        let scales = tape.shared((of_rows + of_columns).sqrt().recip());
+        self.values.clone() * tape.inner_products(&self.matrix, scales.clone(), scales)
+    }
+}
+
 /// Exponential linear unit.
-fn elu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+fn elu<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     let below = x.clone().clamp_max(0.0).exp() - 1.0;
     relu(x) + below
 }
@@ -698,7 +761,7 @@ fn dense<B: AutodiffBackend>(
         let (weights, similarities) = (of(adjacency.clone().inner()), of(similarity.clone().inner()));
         let reaches = |row: usize| context.labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
         let filled = restoration.filled_rows(&context.is_labelled, reaches);
-        let ties = Ties::by_entries(restoration, &similarities, context.labelled, &filled);
+        let ties = LabelledTies::by_entries(restoration, &similarities, context.labelled, &filled);
         let own = (0..nodes).filter(|&row| filled[row]);
         let own: f64 = own
             .flat_map(|row| &weights[row * nodes..(row + 1) * nodes])
@@ -720,32 +783,13 @@ fn sparse<B: AutodiffBackend>(
     config: &SlapsConfig,
     context: &Context<B::InnerBackend>,
     tape: &mut Tape<B>,
-    unit: &Tensor<B, 2>,
-    on_host: &Features,
-    kept: &Graph,
+    similar: &Similar<B>,
 ) -> Result<Generated<B>> {
     let nodes = context.features.rows();
-    let places = kept.adjacency();
-    let matrix = LearnedMatrix::new(places, &context.device);
-    let similarities = tape.inner_products(&matrix, unit.clone(), unit.clone());
-    let raw = if config.sparse_mode {
-        // Each similarity over the roots of both nodes' sums, in rows and in columns.
-        let similarities = tape.shared(similarities);
-        let ones = Tensor::ones([nodes, 1], &unit.device());
-        let of_rows = tape.learned_product(&matrix, similarities.clone(), ones.clone());
-        let (transpose, order) = places.transpose_with_places();
-        let order = crate::sparse::ints(order.into_iter().map(i64::from).collect(), &context.device);
-        let transposed = LearnedMatrix::new(&transpose, &context.device);
-        let of_columns = {
-            let swapped = similarities.clone().select(0, Tensor::from_inner(order));
-            tape.learned_product(&transposed, swapped, ones)
-        };
-        let scales = tape.shared((of_rows + of_columns).sqrt().recip());
-        relu(similarities * tape.inner_products(&matrix, scales.clone(), scales))
-    } else {
-        relu(similarities)
-    };
-    let raw = tape.shared(raw);
+    let Similar { unit, on_host, places, matrix, .. } = similar;
+    let similarities =
+        if config.sparse_mode { similar.scaled(&context.device, tape) } else { similar.values.clone() };
+    let raw = tape.shared(relu(similarities));
 
     // Half of each edge in both directions; in sparse mode, the whole of it.
     let factor = if config.sparse_mode { 1.0 } else { 0.5 };
@@ -765,7 +809,7 @@ fn sparse<B: AutodiffBackend>(
             linked[row as usize] |= context.is_labelled[column as usize];
         }
         let filled = restoration.filled_rows(&context.is_labelled, |row| linked[row]);
-        let ties = Ties::by_embeddings::<B::InnerBackend>(
+        let ties = LabelledTies::by_embeddings::<B::InnerBackend>(
             restoration,
             on_host,
             context.labelled,
@@ -774,8 +818,8 @@ fn sparse<B: AutodiffBackend>(
         )?;
         let entries = ties.entries.iter().map(|&(row, column, _)| (row, column, 1.0)).collect();
         let tied = Csr::from_entries(nodes, nodes, entries);
-        let matrix = LearnedMatrix::new(&tied, &context.device);
-        let weights = tape.inner_products(&matrix, unit.clone(), unit.clone());
+        let tied_matrix = LearnedMatrix::new(&tied, &context.device);
+        let weights = tape.inner_products(&tied_matrix, unit.clone(), unit.clone());
         let sum = |values: Tensor<B::InnerBackend, 1>, of: &dyn Fn(usize) -> f64| -> f64 {
             values.into_data().iter::<f64>().enumerate().map(|(place, value)| of(place) * value).sum()
         };
@@ -802,7 +846,10 @@ fn sparse<B: AutodiffBackend>(
         let normalised = normalise_sparse(tape, &matrix_all, values, config.normalization);
         tape.shared(normalised)
     };
-    Ok(Generated { raw: Adjacency::Sparse(matrix, raw), adjacency: Adjacency::Sparse(matrix_all, values) })
+    Ok(Generated {
+        raw: Adjacency::Sparse(matrix.clone(), raw),
+        adjacency: Adjacency::Sparse(matrix_all, values),
+    })
 }
 
 impl<B: AutodiffBackend> Denoiser<B> {

@@ -130,8 +130,15 @@ impl RestorationConfig {
             Weight::InnerProduct | Weight::One => Metric::InnerProduct,
             Weight::Cosine => Metric::Cosine,
         };
-        let nearest = Search { features, candidates: labelled, metric, k: self.tau, not_itself: false }
-            .run::<B>(device)?;
+        let nearest = Search {
+            features,
+            candidates: labelled,
+            metric,
+            k: self.tau,
+            not_itself: false,
+            ties: crate::knn::Ties::First,
+        }
+        .run::<B>(device)?;
         let mut entries = Vec::with_capacity(graph.nodes() * self.tau);
         for row in (0..graph.nodes()).filter(|&row| fills[row]) {
             let (chosen, similarities) = nearest.row(row);
