@@ -1,8 +1,8 @@
-//! What the examples share: the options `--device` and `--seed`, and a progress bar for detectors.
+//! What the examples share: the options `--device` and `--seed`, and a progress bar.
 
 use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
-use leanburn::{anomaly::sla2p::Progress, core::Result, device, prelude::DispatchDevice};
+use leanburn::{anomaly::sla2p::Progress, core::Result, device, graph::History, prelude::DispatchDevice};
 use serde::Serialize;
 
 /// Options of every example that computes.
@@ -41,7 +41,7 @@ pub fn options<T: Parser>() -> T {
     T::parse()
 }
 
-/// A bar that follows a detector's training and scoring.
+/// A bar that follows training and scoring.
 pub struct Bar(ProgressBar);
 
 impl Bar {
@@ -53,6 +53,16 @@ impl Bar {
         let bar = ProgressBar::no_length().with_style(style);
         bar.set_prefix(name.to_owned());
         Self(bar)
+    }
+
+    /// Shows the epoch of a model of nodes, counted from 1.
+    pub fn epoch(&self, epoch: usize, epochs: usize, history: &History) {
+        self.0.set_length(epochs as u64);
+        self.0.set_position(epoch as u64);
+        let loss = history.losses.last().copied().unwrap_or(f32::NAN);
+        let accuracy =
+            history.validation.last().map_or(String::new(), |v| format!(", validation {:.1} %", 100.0 * v));
+        self.0.set_message(format!("epoch {epoch}, loss {loss:.3}{accuracy}"));
     }
 
     /// Shows where the detector is.

@@ -2,4 +2,5 @@
 
 mod anomaly;
 mod backends;
+mod graph;
 mod published;

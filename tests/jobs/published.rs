@@ -12,7 +12,7 @@ use leanburn::{
 };
 
 /// A file below `LEANBURN_DATA`, or nothing, which is said, where there is none.
-fn data(file: &str) -> Option<PathBuf> {
+pub(crate) fn data(file: &str) -> Option<PathBuf> {
     let path = leanburn_tests::data(file);
     if path.is_none() {
         println!("skipped: set LEANBURN_DATA to a folder with {file}");

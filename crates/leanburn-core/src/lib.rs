@@ -8,6 +8,7 @@
 //! | [`loss`], [`metrics`], [`schedule`] | objectives, evaluation, learning-rate schedules |
 //! | [`train`] | what every training loop checks |
 //! | [`pickle`] | Python pickles, read as data |
+//! | [`parallel`] | how much is given to a backend at once |
 //! | [`random`] | seeded draws on the host |
 //! | [`report`] | run folders, JSON, CSV and (feature `plot`) SVG |
 //! | [`Error`] | the vocabulary of errors |
@@ -17,6 +18,7 @@ mod error;
 pub mod loss;
 pub mod metrics;
 pub mod nn;
+pub mod parallel;
 pub mod pickle;
 pub mod random;
 pub mod report;

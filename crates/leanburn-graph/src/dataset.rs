@@ -90,8 +90,7 @@ pub struct NodeSet {
     pub classes: usize,
     /// Which nodes are for what.
     pub split: Split,
-    /// The graph that came with the nodes, such as citations, without self-loops. Latent graph inference does not look
-    /// at it.
+    /// The graph that came with the nodes, such as citations. Latent graph inference does not look at it.
     pub graph: Option<Graph>,
 }
 

@@ -43,7 +43,8 @@ impl Graph {
         Ok(Self { adjacency })
     }
 
-    /// The undirected graph of edges with weight 1. Edges may be repeated and in either direction; loops are left out.
+    /// The undirected graph of edges with weight 1. Edges may be repeated and in either direction; a node may be linked to
+    /// itself.
     ///
     /// # Errors
     ///
@@ -55,7 +56,7 @@ impl Graph {
             let expected = format!("nodes below {nodes}");
             return Err(Error::data(format!("edge {number}"), expected, format!("{u} and {v}")));
         }
-        let both = edges.iter().filter(|(u, v)| u != v).flat_map(|&(u, v)| {
+        let both = edges.iter().flat_map(|&(u, v)| {
             let (u, v) = (u as u32, v as u32);
             [(u, v, 1.0), (v, u, 1.0)]
         });
@@ -77,6 +78,16 @@ impl Graph {
     /// The adjacency matrix.
     pub fn adjacency(&self) -> &Csr {
         &self.adjacency
+    }
+
+    /// The graph without weights of nodes for themselves.
+    pub fn without_self_loops(&self) -> Self {
+        let entries = (0..self.nodes() as u32).flat_map(|row| {
+            let (columns, values) = self.adjacency.row(row as usize);
+            let others = columns.iter().zip(values).filter(move |(column, _)| **column != row);
+            others.map(move |(&column, &value)| (row, column, value))
+        });
+        Self { adjacency: Csr::from_entries(self.nodes(), self.nodes(), entries.collect()) }
     }
 
     /// The graph with 1 added to the weight of each node for itself.
@@ -191,7 +202,8 @@ mod tests {
     #[test]
     fn edges_are_undirected_and_counted_once() {
         let graph = Graph::from_edges(3, &[(0, 1), (1, 0), (0, 1), (2, 2), (1, 2)]).unwrap();
-        close(&graph, [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+        close(&graph, [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
+        close(&graph.without_self_loops(), [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
         assert!(Graph::from_edges(3, &[(0, 1), (1, 3)]).unwrap_err().to_string().contains("edge 1"));
     }
 

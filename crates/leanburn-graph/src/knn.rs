@@ -599,6 +599,14 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_do_not_depend_on_the_number_of_threads() {
+        let features = Features::Dense { values: Generator::new(2).normals(1500 * 8), columns: 8 };
+        let search = || KnnConfig::new().neighbours::<Flex>(&features, &Default::default()).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(pool.install(search), search());
+    }
+
+    #[test]
     fn bad_settings_are_refused() {
         let features = Features::new(vec![1.0; 6], 2).unwrap();
         for k in [0, 3, 4] {

@@ -8,7 +8,7 @@
 //! | [`knn`] | exact nearest neighbours in blocks |
 //! | [`gcn`] | graph convolutional networks |
 //! | [`sparse`] | sparse products on any backend, and how gradients pass through them |
-//! | [`planetoid`] | Cora, Citeseer and Pubmed as they are published |
+//! | [`planetoid`], [`ogb`] | Cora, Citeseer and Pubmed, and ogbn-arxiv, as they are published |
 //! | [`protocol`] | how models are trained, selected and reported |
 //!
 //! A [`NodeSet`] holds [`Features`], labels and a [`Split`]; a [`Graph`] is made of it.
@@ -21,6 +21,7 @@ mod graph;
 pub mod knn;
 pub mod learners;
 pub mod lgi;
+pub mod ogb;
 pub mod planetoid;
 pub mod protocol;
 pub mod sparse;

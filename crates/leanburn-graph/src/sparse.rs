@@ -15,6 +15,8 @@ use burn::{
     },
 };
 
+use leanburn_core::parallel;
+
 use crate::Csr;
 
 /// Most entries of a batch of rows.
@@ -52,12 +54,6 @@ struct Batch<B: Backend> {
 }
 
 impl<B: Backend> Batch<B> {
-    /// The rows in parts of which as many values are gathered as is good.
-    fn parts(&self, width: usize) -> impl Iterator<Item = Range<usize>> {
-        let most = (GATHERED / (self.length * width).max(1)).clamp(1, self.count);
-        (0..self.count).step_by(most).map(move |first| first..self.count.min(first + most))
-    }
-
     /// The rows of `x` that the columns of `rows` name, `[rows, length, width]`.
     fn gathered(&self, x: &Tensor<B, 2>, rows: Range<usize>) -> Tensor<B, 3> {
         let [_, width] = x.dims();
@@ -134,18 +130,29 @@ impl<B: Backend> Pattern<B> {
     /// - output: `[rows, width]`
     pub fn product(&self, entries: &Entries<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let [_, width] = x.dims();
-        let mut products: Vec<Tensor<B, 2>> = Vec::new();
-        for (batch, entries) in self.batches.iter().zip(&entries.0) {
-            for rows in batch.parts(width) {
-                let gathered = batch.gathered(&x, rows.clone());
-                let entries = entries.clone().narrow(0, rows.start, rows.len());
-                products.push(entries.matmul(gathered).reshape([rows.len(), width]));
-            }
-        }
+        let parts = self.parts(width, &x.device());
+        let mut products = parallel::map::<B, _, _>(&x.device(), &parts, |(number, rows)| {
+            let gathered = self.batches[*number].gathered(&x, rows.clone());
+            let entries = entries.0[*number].clone().narrow(0, rows.start, rows.len());
+            entries.matmul(gathered).reshape([rows.len(), width])
+        });
         if self.has_empty_rows {
             products.push(Tensor::zeros([1, width], (&x.device(), x.dtype())));
         }
         Tensor::cat(products, 0).select(0, self.order.clone())
+    }
+
+    /// The rows of each batch, in parts that are multiplied one by one, or at once where that is best.
+    fn parts(&self, width: usize, device: &B::Device) -> Vec<(usize, Range<usize>)> {
+        let at_once = parallel::at_once::<B>(device);
+        let mut parts = Vec::new();
+        for (number, batch) in self.batches.iter().enumerate() {
+            let kept = GATHERED / (batch.length * width).max(1);
+            let most = kept.min(batch.count.div_ceil(at_once)).max(1);
+            let firsts = (0..batch.count).step_by(most);
+            parts.extend(firsts.map(|first| (number, first..batch.count.min(first + most))));
+        }
+        parts
     }
 
     /// The inner product, for each entry, of its row of `left` and its column's row of `right`.
@@ -158,15 +165,14 @@ impl<B: Backend> Pattern<B> {
         if self.entries == 0 {
             return Tensor::zeros([0], (&left.device(), left.dtype()));
         }
-        let mut products: Vec<Tensor<B, 1>> = Vec::new();
-        for batch in &self.batches {
-            for rows in batch.parts(width) {
-                let of_rows = batch.rows.clone().narrow(0, rows.start, rows.len());
-                let of_rows = left.clone().select(0, of_rows).reshape([rows.len(), width, 1]);
-                let gathered = batch.gathered(&right, rows.clone());
-                products.push(gathered.matmul(of_rows).reshape([rows.len() * batch.length]));
-            }
-        }
+        let parts = self.parts(width, &left.device());
+        let products = parallel::map::<B, _, _>(&left.device(), &parts, |(number, rows)| {
+            let batch = &self.batches[*number];
+            let of_rows = batch.rows.clone().narrow(0, rows.start, rows.len());
+            let of_rows = left.clone().select(0, of_rows).reshape([rows.len(), width, 1]);
+            let gathered = batch.gathered(&right, rows.clone());
+            gathered.matmul(of_rows).reshape([rows.len() * batch.length])
+        });
         Tensor::cat(products, 0).select(0, self.unpadded.clone())
     }
 }

@@ -2,8 +2,7 @@ use std::path::Path;
 
 use burn::tensor::{Tensor, backend::Backend};
 use derive_new::new;
-use leanburn_core::{Error, Result, checkpoint, checkpoint::Checkpoint, report, table::Table};
-use rayon::prelude::*;
+use leanburn_core::{Error, Result, checkpoint, checkpoint::Checkpoint, parallel, report, table::Table};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -194,7 +193,7 @@ impl<B: Backend> Sla2p<B> {
 
     fn scorer(&self) -> Scorer<'_, B> {
         let device = self.classifier.output.weight.val().device();
-        let at_once = at_once::<B>(&device);
+        let at_once = parallel::at_once::<B>(&device);
         let widest = self.classifier.output.weight.dims()[0].max(self.projections.count());
         let chunk = (ACTIVATIONS / at_once / widest).min(FEATURES / self.projections.columns()).max(1);
         Scorer { detector: self, frozen: FrozenClassifier::new(&self.classifier), device, at_once, chunk }
@@ -322,23 +321,12 @@ impl<B: Backend> Scorer<'_, B> {
         };
         let labels: Vec<usize> = (0..projections.count()).collect();
         for labels in labels.chunks(self.at_once) {
-            if let [label] = labels {
-                score(score_of(*label));
-            } else {
-                let scores: Vec<_> = labels.par_iter().map(|&label| score_of(label)).collect();
-                scores.into_iter().for_each(&mut score);
-            }
+            parallel::map::<B, _, _>(device, labels, |&label| score_of(label))
+                .into_iter()
+                .for_each(&mut score);
         }
         Ok(())
     }
-}
-
-/// How many projections are scored at once. The CPU backends use all cores for matrix products alone, and one for the
-/// rest; a GPU gets its work from one thread.
-fn at_once<B: Backend>(device: &B::Device) -> usize {
-    // Burn's way to tell backends apart is their name, `dispatch<flex>` for instance.
-    let name = B::name(device);
-    if ["flex", "ndarray"].iter().any(|cpu| name.contains(cpu)) { rayon::current_num_threads() } else { 1 }
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ impl LgiConfig {
                 self.knn.neighbours::<B>(&set.features, device)?.graph().symmetrised().with_self_loops()
             }
             Source::Given => match &set.graph {
-                Some(graph) => graph.with_self_loops(),
+                Some(graph) => graph.without_self_loops().with_self_loops(),
                 None => return Err(Error::setting("source", "nodes that came with a graph", "none")),
             },
             Source::None => Graph::empty(set.nodes()).with_self_loops(),

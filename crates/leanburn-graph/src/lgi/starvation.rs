@@ -41,7 +41,7 @@ impl Starvation {
     ///
     /// The cost grows with the number of nodes within `hops` hops.
     ///
-    /// - graph: with self-loops
+    /// - graph: with self-loops added to those that it lists, as [`walk_counts`] counts them
     /// - labelled: whether each node is
     ///
     /// # Panics
@@ -79,7 +79,8 @@ impl Starvation {
     }
 }
 
-/// For 1, 2, ..., `steps` steps, the nodes that walks from `node` reach and how many walks do, nodes ascending.
+/// For 1, 2, ..., `steps` steps, the nodes that walks from `node` reach and how many walks do, nodes ascending. A weight
+/// counts as so many edges: a self-loop that a graph lists, and another that is added, are two.
 ///
 /// # Panics
 ///
@@ -91,13 +92,14 @@ pub fn walk_counts(graph: &Graph, node: usize, steps: usize) -> Vec<Vec<(u32, u6
         .map(|_| {
             let mut reached = Vec::new();
             for &(from, count) in &walks {
-                for &to in graph.adjacency().row(from as usize).0 {
+                let (nodes, weights) = graph.adjacency().row(from as usize);
+                for (&to, &weight) in nodes.iter().zip(weights) {
                     let total = &mut counts[to as usize];
                     if *total == 0 {
                         reached.push(to);
                     }
                     // Beyond any count that matters.
-                    *total = total.saturating_add(count);
+                    *total = total.saturating_add(count.saturating_mul(weight as u64));
                 }
             }
             reached.sort_unstable();
