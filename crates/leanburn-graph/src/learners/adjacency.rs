@@ -127,6 +127,33 @@ pub(crate) fn normalise_dense<B: Backend>(
     }
 }
 
+/// A dense graph with restored connections.
+///
+/// - adjacency, similarity, output: `[nodes, nodes]`
+pub(crate) fn restored_dense<B: Backend>(
+    restoration: &RestorationConfig,
+    labelled: &[usize],
+    is_labelled: &[bool],
+    adjacency: Tensor<B, 2>,
+    similarity: Tensor<B, 2>,
+) -> Tensor<B, 2> {
+    let nodes = is_labelled.len();
+    let on_host = |tensor: &Tensor<B, 2>| tensor.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
+    let (weights, similarities) = (on_host(&adjacency), on_host(&similarity));
+    let reaches = |row: usize| labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
+    let filled = restoration.filled_rows(is_labelled, reaches);
+    let ties = LabelledTies::by_entries(restoration, &similarities, labelled, &filled);
+    let own = (0..nodes).filter(|&row| filled[row]).flat_map(|row| &weights[row * nodes..(row + 1) * nodes]);
+    let own: f64 = own.map(|&weight| f64::from(weight)).sum();
+    let restored = ties
+        .entries
+        .iter()
+        .map(|&(row, column, _)| f64::from(similarities[row as usize * nodes + column as usize]));
+    let alpha = restoration.alpha(own, restored.sum());
+    let mask = ties.mask::<B>(nodes, &adjacency.device());
+    adjacency + similarity * mask * alpha
+}
+
 /// A sparse combination of learned values: the places of the result, and the linear map from the values to its entries.
 pub(crate) struct Combination {
     pub(crate) places: Csr,

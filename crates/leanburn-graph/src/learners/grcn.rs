@@ -20,7 +20,8 @@ use leanburn_core::{
 
 use super::{
     adjacency::{
-        Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse, unit_rows,
+        Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse,
+        restored_dense, unit_rows,
     },
     slaps::{Diagonal, Input},
 };
@@ -320,19 +321,8 @@ fn dense<B: AutodiffBackend>(
     let given = Tensor::from_data(TensorData::new(given, [nodes, nodes]), &similarity.device());
     let mut adjacency: Tensor<B, 2> = revised.clone() + given;
     if let Some(restoration) = &config.restoration {
-        let weights: Vec<f32> = adjacency.clone().inner().into_data().iter::<f32>().collect();
-        let reaches = |row: usize| context.labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
-        let filled = restoration.filled_rows(&context.is_labelled, reaches);
-        let ties = LabelledTies::by_entries(restoration, &values, context.labelled, &filled);
-        let own =
-            (0..nodes).filter(|&row| filled[row]).flat_map(|row| &weights[row * nodes..(row + 1) * nodes]);
-        let own: f64 = own.map(|&weight| f64::from(weight)).sum();
-        let restored = ties
-            .entries
-            .iter()
-            .map(|&(row, column, _)| f64::from(values[row as usize * nodes + column as usize]));
-        let alpha = restoration.alpha(own, restored.sum());
-        adjacency = adjacency + similarity * ties.mask::<B>(nodes, &revised.device()) * alpha;
+        let Context { labelled, is_labelled, .. } = context;
+        adjacency = restored_dense(restoration, labelled, is_labelled, adjacency, similarity);
     }
     let normalised = normalise_dense(adjacency, config.normalization);
     Revised { adjacency: Adjacency::Dense(tape.shared(normalised)), similarity: Adjacency::Dense(revised) }

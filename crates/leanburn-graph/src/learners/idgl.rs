@@ -19,7 +19,7 @@ use leanburn_core::{
     train,
 };
 
-use super::adjacency::{LabelledTies, unit_rows};
+use super::adjacency::{restored_dense, unit_rows};
 use crate::{
     Graph, NodeSet, Normalization,
     gcn::check_dropout,
@@ -468,36 +468,13 @@ impl<B: Backend> Idgl<B> {
         let similarity = nodes.matmul(others.transpose());
         let mut raw = similarity.clone().mask_fill(similarity.clone().lower_equal_elem(config.epsilon), 0.0);
         if let Some(restoration) = &config.restoration {
-            raw = restored(restoration, context, raw, similarity);
+            let Context { labelled, is_labelled, .. } = context;
+            raw = restored_dense(restoration, labelled, is_labelled, raw, similarity);
         }
         let rows = raw.clone() / raw.clone().sum_dim(1).clamp_min(EPSILON);
         let columns = anchors.map(|_| (raw.clone() / raw.clone().sum_dim(0).clamp_min(EPSILON)).transpose());
         Learned { raw, rows, columns }
     }
-}
-
-/// A learned graph with restored connections.
-fn restored<B: Backend>(
-    restoration: &RestorationConfig,
-    context: &Context<B>,
-    raw: Tensor<B, 2>,
-    similarity: Tensor<B, 2>,
-) -> Tensor<B, 2> {
-    let nodes = context.is_labelled.len();
-    let on_host = |tensor: &Tensor<B, 2>| tensor.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
-    let (weights, values) = (on_host(&raw), on_host(&similarity));
-    let reaches = |row: usize| context.labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
-    let filled = restoration.filled_rows(&context.is_labelled, reaches);
-    let ties = LabelledTies::by_entries(restoration, &values, context.labelled, &filled);
-    let own = (0..nodes).filter(|&row| filled[row]).flat_map(|row| &weights[row * nodes..(row + 1) * nodes]);
-    let own: f64 = own.map(|&weight| f64::from(weight)).sum();
-    let of_ties = ties
-        .entries
-        .iter()
-        .map(|&(row, column, _)| f64::from(values[row as usize * nodes + column as usize]));
-    let alpha = restoration.alpha(own, of_ties.sum());
-    let device = raw.device();
-    raw + similarity * ties.mask::<B>(nodes, &device) * alpha
 }
 
 /// Smoothness, degrees and sparsity of a learned graph, `[1]`; with anchors, of the graph between them.

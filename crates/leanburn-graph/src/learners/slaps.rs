@@ -20,7 +20,8 @@ use leanburn_core::{
 };
 
 use super::adjacency::{
-    Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse, unit_rows,
+    Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse, restored_dense,
+    unit_rows,
 };
 use crate::{
     Csr, Features, NodeSet, Normalization,
@@ -753,26 +754,10 @@ fn dense<B: AutodiffBackend>(
     raw: Tensor<B, 2>,
     similarity: Tensor<B, 2>,
 ) -> Generated<B> {
-    let nodes = context.features.rows();
     let mut adjacency = (raw.clone() + raw.clone().transpose()) * 0.5;
     if let Some(restoration) = &config.restoration {
-        let of =
-            |tensor: Tensor<B::InnerBackend, 2>| -> Vec<f32> { tensor.into_data().iter::<f32>().collect() };
-        let (weights, similarities) = (of(adjacency.clone().inner()), of(similarity.clone().inner()));
-        let reaches = |row: usize| context.labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
-        let filled = restoration.filled_rows(&context.is_labelled, reaches);
-        let ties = LabelledTies::by_entries(restoration, &similarities, context.labelled, &filled);
-        let own = (0..nodes).filter(|&row| filled[row]);
-        let own: f64 = own
-            .flat_map(|row| &weights[row * nodes..(row + 1) * nodes])
-            .map(|&weight| f64::from(weight))
-            .sum();
-        let restored = ties
-            .entries
-            .iter()
-            .map(|&(row, column, _)| f64::from(similarities[row as usize * nodes + column as usize]));
-        let alpha = restoration.alpha(own, restored.sum());
-        adjacency = adjacency + similarity * ties.mask::<B>(nodes, &raw.device()) * alpha;
+        let Context { labelled, is_labelled, .. } = context;
+        adjacency = restored_dense(restoration, labelled, is_labelled, adjacency, similarity);
     }
     let normalised = normalise_dense(adjacency, config.normalization);
     Generated { adjacency: Adjacency::Dense(tape.shared(normalised)), raw: Adjacency::Dense(raw) }
