@@ -1,13 +1,17 @@
 //! Classifies nodes when only features and a few labels are given: makes a graph, restores connections to labelled nodes,
 //! trains several times, and tells accuracies by three protocols. Other models, searches and ablations are options.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use clap::{Parser, ValueEnum};
 use leanburn::{
     core::{
         metrics::mean_std,
         report::{Plot, RunFolder, Style},
+        table::npy,
     },
     graph::{
         History, UNKNOWN,
@@ -41,7 +45,8 @@ struct Options {
     /// Their classes, one a line, -1 where unknown: .csv or .npy of one column.
     #[arg(long)]
     labels: Option<PathBuf>,
-    /// Labelled nodes of each class, of embedded and own sets.
+    /// Labelled nodes of each class, of embedded and own sets and of `--split half-train`; 0 takes all known classes of
+    /// your own set, and holds out none.
     #[arg(long, default_value_t = 10)]
     per_class: usize,
     /// Which of a published set's labels are used.
@@ -50,9 +55,10 @@ struct Options {
     /// The model.
     #[arg(long, value_enum, default_value = "knn")]
     model: Model,
-    /// Which nodes get connections to labelled ones.
-    #[arg(long, value_enum, default_value = "unlabelled")]
-    restore: Restore,
+    /// Which nodes get connections to labelled ones; `unlabelled` when absent, and `none` for the models `given` and `mlp`
+    /// and with anchors.
+    #[arg(long, value_enum)]
+    restore: Option<Restore>,
     /// How strongly, relative to a node's other connections.
     #[arg(long, default_value_t = 0.25)]
     rho: f64,
@@ -249,15 +255,19 @@ fn node_set(options: &Options) -> Result<NodeSet> {
             if is_portable { NodeSet::open_safetensors(root)? } else { planetoid::open(root, name)? };
         set.split = match options.split {
             SplitKind::Published => set.split,
-            SplitKind::HalfTrain => set.split.first_of_each_class(&set.labels, 10)?,
+            SplitKind::HalfTrain => set.split.first_of_each_class(&set.labels, options.per_class)?,
             SplitKind::HalfValidationAsTrain => set.split.half_validation_as_train(),
         };
         Ok(set)
     };
     // Half of the nodes that are not labelled, and not more than 500, select.
     let split = |features: Features, labels: Vec<i64>| -> Result<NodeSet> {
+        if options.per_class == 0 {
+            return NodeSet::new(features, labels);
+        }
         let known = labels.iter().filter(|&&label| label != UNKNOWN).count();
-        let validation = (known / 2).min(500);
+        let classes = labels.iter().max().map_or(0, |&label| label + 1).clamp(0, known as i64) as usize;
+        let validation = (known.saturating_sub(options.per_class * classes) / 2).min(500);
         let split = Split::random(&labels, options.per_class, validation, options.common.seed)?;
         NodeSet::with_split(features, labels, split)
     };
@@ -282,15 +292,34 @@ fn node_set(options: &Options) -> Result<NodeSet> {
             };
             let features = Features::open(options.features.as_ref().ok_or_else(|| missing("features"))?)?;
             let labels = options.labels.as_ref().ok_or_else(|| missing("labels"))?;
-            let column = Table::open(labels, None)?;
-            let labels: Vec<i64> = column.values().iter().map(|&label| label as i64).collect();
-            split(features, labels)
+            split(features, read_labels(labels)?)
         }
     }
 }
 
+/// Whole numbers, one a node: a column of a table, or a list in an .npy file.
+fn read_labels(path: &Path) -> Result<Vec<i64>> {
+    let values: Vec<f64> = if path.extension().is_some_and(|extension| extension == "npy") {
+        npy::read(path)?.iter::<f64>().collect()
+    } else {
+        Table::open(path, None)?.values().to_vec()
+    };
+    match values.iter().position(|value| value.fract() != 0.0) {
+        Some(node) => {
+            let location = format!("{}, label of node {node}", path.display());
+            Err(Error::Data {
+                location,
+                expected: "a whole number".to_owned(),
+                found: values[node].to_string(),
+            })
+        }
+        None => Ok(values.into_iter().map(|value| value as i64).collect()),
+    }
+}
+
 fn restoration(options: &Options, set: &NodeSet) -> Option<RestorationConfig> {
-    let rows = match options.restore {
+    let is_plain = matches!(options.model, Model::Given | Model::Mlp | Model::IdglAnchors);
+    let rows = match options.restore.unwrap_or(if is_plain { Restore::None } else { Restore::Unlabelled }) {
         Restore::None => return None,
         Restore::Unlabelled => Rows::Unlabelled,
         Restore::All => Rows::All,
@@ -359,10 +388,12 @@ fn trial(
                 Model::SlapsMlp => GeneratorKind::Mlp,
                 _ => GeneratorKind::MlpDiag,
             };
+            let more = options.split == SplitKind::HalfValidationAsTrain;
             let mut config = match options.data {
+                Data::Citeseer if more && generator == GeneratorKind::Mlp => SlapsConfig::citeseer370(),
                 Data::Citeseer => SlapsConfig::citeseer(generator),
                 Data::Pubmed => SlapsConfig::pubmed(generator),
-                Data::OgbnArxiv => SlapsConfig::ogbn_arxiv(),
+                Data::OgbnArxiv if generator == GeneratorKind::Mlp => SlapsConfig::ogbn_arxiv(),
                 _ => SlapsConfig::cora(generator),
             };
             if !set.features.is_binary() && options.data != Data::Pubmed {
@@ -408,7 +439,6 @@ fn trial(
             config.k = options.k.unwrap_or(config.k);
             config.epochs = options.epochs.unwrap_or(config.epochs);
             let epochs = config.epochs;
-            let restoration = if config.anchors.is_some() { None } else { restoration };
             let (model, history) = config.with_restoration(restoration).with_seed(seed).fit::<Dispatch>(
                 set,
                 device,

@@ -48,9 +48,7 @@ class Gcn(nn.Module):
         return self.layers[1](x, adjacency)
 
 
-def neighbours(features, k):
-    search = NearestNeighbors(n_neighbors=k + 1, metric="cosine", algorithm="brute", n_jobs=2).fit(features)
-    found = search.kneighbors(features, return_distance=False)
+def without_itself(found, k):
     rows = []
     for node, row in enumerate(found):
         row = row[row != node]
@@ -74,8 +72,10 @@ def main():
     features = scipy.sparse.csr_matrix(
         (data["features.values"], data["features.indices"], data["features.indptr"]), shape=shape)
     start = time.perf_counter()
-    found = neighbours(features, options.k)
+    search = NearestNeighbors(n_neighbors=options.k + 1, metric="cosine", algorithm="brute", n_jobs=2).fit(features)
+    found = search.kneighbors(features, return_distance=False)
     seconds = time.perf_counter() - start
+    found = without_itself(found, options.k)
     best = 0.0
     epochs = 0
     if options.mode != "knn":

@@ -13,6 +13,9 @@ pub struct Csr {
     pub(crate) values: Vec<f32>,
 }
 
+/// Most columns: a file could declare any number, and memory is taken for each.
+const LARGEST_WIDTH: usize = 1 << 26;
+
 impl Csr {
     /// The matrix of compressed rows.
     ///
@@ -25,8 +28,8 @@ impl Csr {
     /// When offsets do not ascend from 0 to the number of entries, when the columns of a row do not ascend or are not
     /// below `width`, or when a value is not finite.
     pub fn new(width: usize, offsets: Vec<usize>, columns: Vec<u32>, values: Vec<f32>) -> Result<Self> {
-        if width > u32::MAX as usize {
-            return Err(Error::data("columns", format!("at most {}", u32::MAX), width));
+        if width > LARGEST_WIDTH {
+            return Err(Error::data("columns", format!("at most {LARGEST_WIDTH}"), width));
         }
         let entries = columns.len();
         if offsets.first() != Some(&0) || offsets.last() != Some(&entries) || !offsets.is_sorted() {

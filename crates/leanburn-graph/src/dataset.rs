@@ -31,6 +31,7 @@ impl Split {
         if per_class == 0 {
             return Err(Error::setting("nodes per class", "at least 1", 0));
         }
+        check_labels(labels)?;
         let mut counts = vec![0; labels.iter().max().map_or(0, |&label| (label + 1).max(0) as usize)];
         let order = Generator::new(seed).permutation(labels.len());
         let known = order.into_iter().filter(|&node| labels[node] >= 0);
@@ -79,6 +80,17 @@ impl Split {
     }
 }
 
+/// Checks that labels are classes or unknown.
+fn check_labels(labels: &[i64]) -> Result<()> {
+    match labels.iter().position(|&label| label < UNKNOWN || label > i64::from(u16::MAX)) {
+        Some(node) => {
+            let expected = format!("-1 (unknown) or a class from 0 to {}", u16::MAX);
+            Err(Error::data(format!("label of node {node}"), expected, labels[node]))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Nodes to classify.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeSet {
@@ -118,10 +130,7 @@ impl NodeSet {
         if labels.len() != nodes {
             return Err(Error::data("labels", format!("{nodes}, one a node"), labels.len()));
         }
-        if let Some(node) = labels.iter().position(|&label| label < UNKNOWN || label > i64::from(u16::MAX)) {
-            let expected = format!("-1 (unknown) or a class from 0 to {}", u16::MAX);
-            return Err(Error::data(format!("label of node {node}"), expected, labels[node]));
-        }
+        check_labels(&labels)?;
         let classes = labels.iter().max().map_or(0, |&label| label + 1) as usize;
         let mut taken = vec![""; nodes];
         for (part, nodes_of) in
@@ -176,6 +185,10 @@ impl NodeSet {
         let labels = file.read("labels")?.iter::<i64>().collect();
         let sizes = |name| storage::sizes(&file, path, name);
         let split = Split { train: sizes("train")?, validation: sizes("val")?, test: sizes("test")? };
+        if !matches!(file.shape("edges"), Some(&[_, 2])) {
+            let found = format!("{:?}", file.shape("edges"));
+            return Err(Error::format(path, "`edges`", "the shape [edges, 2]", found));
+        }
         let edges: Vec<(usize, usize)> =
             sizes("edges")?.chunks_exact(2).map(|edge| (edge[0], edge[1])).collect();
         Self::with_split(features, labels, split)?.with_edges(&edges)

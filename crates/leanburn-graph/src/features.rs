@@ -102,6 +102,15 @@ impl Features {
         }
     }
 
+    /// Whether no value is negative.
+    pub fn is_non_negative(&self) -> bool {
+        let values = match self {
+            Self::Dense { values, .. } => values,
+            Self::Sparse(matrix) => &matrix.values,
+        };
+        values.iter().all(|&value| value >= 0.0)
+    }
+
     /// Whether every value is 0 or 1.
     pub fn is_binary(&self) -> bool {
         let values = match self {

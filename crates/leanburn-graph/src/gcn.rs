@@ -85,7 +85,7 @@ pub struct GcnLayer<B: Backend> {
     pub linear: Linear<B>,
 }
 
-/// A graph convolutional network: each layer is `A (x W + b)`, with ReLU and dropout between layers. Its state dict is
+/// A graph convolutional network: each layer is `A (x W + b)`, with `ReLU` and dropout between layers. Its state dict is
 /// `layers.{l}.linear.weight`, `layers.{l}.linear.bias`.
 #[derive(Module, Debug)]
 pub struct Gcn<B: Backend> {

@@ -135,7 +135,16 @@ impl Graph {
                 }
                 sums.iter().map(|sum| 1.0 / (sum.sqrt() + NORM_EPSILON)).collect()
             }
-            Normalization::Row => sums.iter().map(|sum| 1.0 / (sum + NORM_EPSILON)).collect(),
+            Normalization::Row => {
+                let is_empty = |node: usize| adjacency.row(node).0.is_empty();
+                if let Some(node) =
+                    (0..sums.len()).find(|&node| sums[node].abs() < NORM_EPSILON && !is_empty(node))
+                {
+                    let location = format!("weights of node {node}");
+                    return Err(Error::data(location, "a sum other than 0", sums[node]));
+                }
+                sums.iter().map(|sum| 1.0 / (sum + NORM_EPSILON)).collect()
+            }
         };
         for row in 0..adjacency.rows() {
             for place in adjacency.offsets[row]..adjacency.offsets[row + 1] {

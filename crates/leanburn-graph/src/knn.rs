@@ -3,14 +3,13 @@
 //! Sparse features are compared through inverted lists. Of dense ones the device multiplies blocks in single precision,
 //! which finds the neighbours up to its rounding; those within it are compared again in double precision.
 
-use std::cmp::Reverse;
-
 use burn::{
     config::Config,
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use leanburn_core::{Error, Result};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::{Csr, Features, Graph};
 
@@ -18,12 +17,12 @@ use crate::{Csr, Features, Graph};
 const BLOCK_ROWS: usize = 512;
 const BLOCK_COLUMNS: usize = 8192;
 
-/// Similarities are compared in steps of their largest possible value over this: what differs less is a tie, since
-/// rounding, even in double precision, would order equal ones at random.
+/// Cosines are compared in steps of one over this: what differs less is a tie, since rounding, even in double precision,
+/// would order equal ones at random. Inner products and distances of equal rows are equal to the last bit.
 const STEPS: f64 = (1_u64 << 30) as f64;
 
 /// Which of two rows is nearer to a third.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Metric {
     /// The larger cosine; that of a row of zeros is 0.
     Cosine,
@@ -148,13 +147,7 @@ impl Search<'_> {
             let expected = "a square of its length that single precision holds; rescale the features";
             return Err(Error::data(format!("features, row {row}"), expected, norms[row]));
         }
-        let largest = norms.iter().copied().fold(0.0, f64::max);
-        let step = match self.metric {
-            Metric::Cosine => 1.0,
-            Metric::Euclidean => 4.0 * largest,
-            Metric::InnerProduct => largest,
-        } / STEPS;
-        let exact = Exact { search: self, norms, step: if step > 0.0 { step } else { 1.0 } };
+        let exact = Exact { search: self, norms };
         let rows = match self.features {
             _ if self.ties == Ties::PyTorch => exact.by_rows(),
             Features::Sparse(matrix) => exact.by_lists(matrix),
@@ -176,8 +169,6 @@ struct Exact<'a> {
     search: &'a Search<'a>,
     /// The squared length of each row.
     norms: Vec<f64>,
-    /// Below this, a difference of similarities is none.
-    step: f64,
 }
 
 impl Exact<'_> {
@@ -200,14 +191,19 @@ impl Exact<'_> {
     /// The k nearest, the nearest first.
     fn nearest(&self, mut found: Row) -> Row {
         let k = self.search.k;
-        let key = |&(similarity, candidate): &(f64, u32)| {
-            (Reverse((similarity / self.step).round() as i64), candidate)
+        let rounded = |similarity: f64| match self.search.metric {
+            Metric::Cosine => (similarity * STEPS).round(),
+            Metric::Euclidean | Metric::InnerProduct => similarity,
+        };
+        let nearer = |a: &(f64, u32), b: &(f64, u32)| {
+            // Of both zeros, the negative one would be the smaller.
+            (rounded(b.0) + 0.0).total_cmp(&(rounded(a.0) + 0.0)).then(a.1.cmp(&b.1))
         };
         if found.len() > k {
-            found.select_nth_unstable_by_key(k - 1, key);
+            found.select_nth_unstable_by(k - 1, nearer);
             found.truncate(k);
         }
-        found.sort_unstable_by_key(key);
+        found.sort_unstable_by(nearer);
         found
     }
 
@@ -257,7 +253,7 @@ impl Exact<'_> {
                 let allowed = |candidate: &u32| !self.is_excluded(row, *candidate);
                 let mut found: Row = touched.iter().copied().filter(allowed).map(score).collect();
                 // Those without a common column have the product 0, and are needed where too few have more.
-                let above = found.iter().filter(|(similarity, _)| *similarity >= self.step).count();
+                let above = found.iter().filter(|(similarity, _)| *similarity * STEPS >= 1.0).count();
                 if above < k || metric == Metric::Euclidean {
                     found = (0..candidates.len() as u32).filter(allowed).map(score).collect();
                 }
@@ -540,24 +536,23 @@ mod tests {
     /// By all similarities, with the same steps.
     fn brute(features: &Features, metric: Metric, k: usize, step: usize) -> Vec<(usize, Vec<u32>)> {
         let norm = |row: usize| features.dot(row, row);
-        let largest = (0..features.rows()).map(norm).fold(0.0, f64::max);
         (0..features.rows())
             .step_by(step)
             .map(|row| {
-                let mut all: Vec<(i64, u32)> = (0..features.rows())
+                let mut all: Vec<(f64, u32)> = (0..features.rows())
                     .filter(|&other| other != row)
                     .map(|other| {
                         let dot = features.dot(row, other);
-                        let (similarity, scale) = match metric {
-                            Metric::Cosine if dot == 0.0 => (0.0, 1.0),
-                            Metric::Cosine => (dot / (norm(row).sqrt() * norm(other).sqrt()), 1.0),
-                            Metric::Euclidean => (2.0 * dot - norm(row) - norm(other), 4.0 * largest),
-                            Metric::InnerProduct => (dot, largest),
+                        let similarity = match metric {
+                            Metric::Cosine if dot == 0.0 => 0.0,
+                            Metric::Cosine => (dot / (norm(row).sqrt() * norm(other).sqrt()) * STEPS).round(),
+                            Metric::Euclidean => 2.0 * dot - norm(row) - norm(other),
+                            Metric::InnerProduct => dot,
                         };
-                        (-(similarity / scale * STEPS).round() as i64, other as u32)
+                        (similarity, other as u32)
                     })
                     .collect();
-                all.sort_unstable();
+                all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
                 (row, all.iter().take(k).map(|&(_, other)| other).collect())
             })
             .collect()

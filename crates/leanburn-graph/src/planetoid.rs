@@ -16,6 +16,9 @@ use crate::{Csr, Features, NodeSet, dataset::Split, dataset::UNKNOWN};
 /// Nodes between the labelled ones and the test nodes that select.
 const VALIDATION: usize = 500;
 
+/// Most edges of a graph; lists that are named again and again could make as many as a file has bytes, squared.
+const MAX_EDGES: usize = 1 << 26;
+
 /// The classes and functions of these files.
 const ALLOWED: [&str; 7] = [
     "scipy.sparse.csr csr_matrix",
@@ -27,8 +30,9 @@ const ALLOWED: [&str; 7] = [
     "__builtin__ list",
 ];
 
-/// Reads `ind.NAME.{x,tx,allx,y,ty,ally,graph,test.index}` from a folder, with the fixed split of the publishers: the
-/// nodes of `x` are labelled, the 500 after them select, and those of `test.index` are evaluated.
+/// Reads `ind.NAME.{tx,allx,y,ty,ally,graph,test.index}` from a folder, with the fixed split of the publishers: the
+/// nodes of `y` are labelled, the 500 after them select, and those of `test.index` are evaluated. (`ind.NAME.x` is the
+/// first part of `allx`.)
 ///
 /// Nodes that `test.index` skips (15 of Citeseer) have no features and no label; they are in no part of the split.
 ///
@@ -251,6 +255,9 @@ fn edges(path: &Path, nodes: usize) -> Result<Vec<(usize, usize)>> {
     for (from, list) in pickle.root().entries().ok_or_else(|| unfit("another object".to_owned()))? {
         let from = node(from)?;
         for to in list.items().ok_or_else(|| unfit(format!("another value for node {from}")))? {
+            if edges.len() == MAX_EDGES {
+                return Err(unfit(format!("more than {MAX_EDGES} edges")));
+            }
             edges.push((from, node(to)?));
         }
     }

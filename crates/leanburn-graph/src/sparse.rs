@@ -296,10 +296,14 @@ pub struct Tape<B: AutodiffBackend> {
 
 struct Cut<B: AutodiffBackend> {
     /// The gradient of the output in a pass, flat.
-    gradient: Box<dyn Fn(&B::Gradients) -> Option<Tensor<B::InnerBackend, 1>>>,
+    gradient: Box<Gradient<B>>,
     /// From the whole gradient of the output, a scalar `[1]` whose gradient is that of the inputs.
-    pull_back: Box<dyn FnOnce(Tensor<B::InnerBackend, 1>) -> Tensor<B, 1>>,
+    pull_back: Box<PullBack<B>>,
 }
+
+type Gradient<B> =
+    dyn Fn(&<B as AutodiffBackend>::Gradients) -> Option<Tensor<<B as AutodiffBackend>::InnerBackend, 1>>;
+type PullBack<B> = dyn FnOnce(Tensor<<B as AutodiffBackend>::InnerBackend, 1>) -> Tensor<B, 1>;
 
 impl<B: AutodiffBackend> Tape<B> {
     /// A tape without cuts.
@@ -388,7 +392,7 @@ impl<B: AutodiffBackend> Tape<B> {
     pub fn backward<M: AutodiffModule<B>>(self, loss: Tensor<B, 1>, module: &M) -> GradientsParams {
         let mut all = GradientsAccumulator::new();
         self.passes(loss, |gradients| {
-            all.accumulate(module, GradientsParams::from_module(gradients, module))
+            all.accumulate(module, GradientsParams::from_module(gradients, module));
         });
         all.grads()
     }

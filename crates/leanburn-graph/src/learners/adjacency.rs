@@ -110,6 +110,12 @@ pub(crate) fn unit_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     x / lengths
 }
 
+/// Sums whose root has a gradient; negative ones, which have no root, stay.
+fn bounded<B: Backend>(sums: Tensor<B, 2>) -> Tensor<B, 2> {
+    let is_zero = sums.clone().equal_elem(0.0);
+    sums.mask_fill(is_zero, 1e-24)
+}
+
 /// Scales a dense adjacency by its row sums `d`.
 ///
 /// - adjacency, output: `[nodes, nodes]`
@@ -121,7 +127,7 @@ pub(crate) fn normalise_dense<B: Backend>(
     match normalization {
         Normalization::Row => adjacency / (sums + EPSILON),
         Normalization::Symmetric => {
-            let scales = (sums.sqrt() + EPSILON).recip();
+            let scales = (bounded(sums).sqrt() + EPSILON).recip();
             adjacency * scales.clone() * scales.transpose()
         }
     }
@@ -210,7 +216,7 @@ pub(crate) fn normalise_sparse<B: AutodiffBackend>(
             values * tape.inner_products(matrix, scales, ones)
         }
         Normalization::Symmetric => {
-            let scales = tape.shared((sums.sqrt() + EPSILON).recip());
+            let scales = tape.shared((bounded(sums).sqrt() + EPSILON).recip());
             values * tape.inner_products(matrix, scales.clone(), scales)
         }
     }
@@ -293,7 +299,7 @@ impl LabelledTies {
 impl RestorationConfig {
     /// Which rows are filled.
     ///
-    /// - reaches_labelled: whether a row of the present graph has a labelled neighbour
+    /// - `reaches_labelled`: whether a row of the present graph has a labelled neighbour
     pub(crate) fn filled_rows(
         &self,
         labelled: &[bool],

@@ -17,6 +17,7 @@ use leanburn_core::{
     random::{Generator, streams},
     train,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     adjacency::{
@@ -35,7 +36,7 @@ use crate::{
 };
 
 /// The layers of the graph branch.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LayerKind {
     /// Linear layers of the widths of `hidden_graph`.
     Dense,
@@ -144,7 +145,13 @@ impl GrcnConfig {
         if self.k == 0 || self.k > set.nodes() {
             return Err(Error::setting("k", format!("1 to {}, the number of nodes", set.nodes()), self.k));
         }
-        for (field, value) in [("epochs", self.epochs), ("hidden", self.hidden)] {
+        let [first, second] = self.hidden_graph;
+        for (field, value) in [
+            ("epochs", self.epochs),
+            ("hidden", self.hidden),
+            ("hidden_graph", first),
+            ("hidden_graph", second),
+        ] {
             if value == 0 {
                 return Err(Error::setting(field, "at least 1", value));
             }
@@ -393,9 +400,10 @@ fn sparse<B: AutodiffBackend>(
             device,
         )?;
         let entries = ties.entries.iter().map(|&(row, column, _)| (row, column, 1.0)).collect();
-        let tied = Csr::from_entries(nodes, nodes, entries);
-        let weights = tape.inner_products(&LearnedMatrix::new(&tied, device), embeddings.clone(), embeddings);
-        let weights = tape.shared(weights);
+        let added = Csr::from_entries(nodes, nodes, entries);
+        let restored =
+            tape.inner_products(&LearnedMatrix::new(&added, device), embeddings.clone(), embeddings);
+        let restored = tape.shared(restored);
         let sums =
             |values: &Tensor<B, 1>| values.clone().inner().into_data().iter::<f64>().collect::<Vec<f64>>();
         let of_filled = |matrix: &Csr, values: &[f64]| -> f64 {
@@ -403,9 +411,9 @@ fn sparse<B: AutodiffBackend>(
             rows.flat_map(|row| &values[matrix.offsets[row]..matrix.offsets[row + 1]]).sum()
         };
         let own = of_filled(&places, &sums(&values[0])) + of_filled(given, &sums(&values[1]));
-        let alpha = restoration.alpha(own, sums(&weights).iter().sum());
-        add(&tied, alpha as f32);
-        values.push(weights);
+        let alpha = restoration.alpha(own, sums(&restored).iter().sum());
+        add(&added, alpha as f32);
+        values.push(restored);
     }
     let combination = Combination::new(nodes, count, &terms);
     let (matrix_all, values) = combination.adjacency(tape, Tensor::cat(values, 0), &context.device);
@@ -466,10 +474,8 @@ impl GrcnConfig {
         let mut learner = GrcnLearner::<B> {
             config: self,
             networks: self.init(set.features.columns(), set.classes, &mut weights, device),
-            optimizers: (
-                adam().with_weight_decay(Some(WeightDecayConfig::new(self.weight_decay))).init(),
-                adam().init(),
-            ),
+            base_optimizer: adam().with_weight_decay(Some(WeightDecayConfig::new(self.weight_decay))).init(),
+            graph_optimizer: adam().init(),
             targets: targets(set, device),
             generator: Generator::stream(self.seed, streams::DROPOUT),
             evaluated: None,
@@ -483,7 +489,8 @@ struct GrcnLearner<'a, B: AutodiffBackend> {
     config: &'a GrcnConfig,
     context: Context<'a, B::InnerBackend>,
     networks: Grcn<B>,
-    optimizers: (OptimizerAdaptor<Adam, Base<B>, B>, OptimizerAdaptor<Adam, Branch<B>, B>),
+    base_optimizer: OptimizerAdaptor<Adam, Base<B>, B>,
+    graph_optimizer: OptimizerAdaptor<Adam, Branch<B>, B>,
     targets: Tensor<B, 2>,
     generator: Generator,
     evaluated: Option<(LearnedGraph<B::InnerBackend>, Vec<f32>)>,
@@ -500,8 +507,8 @@ impl<B: AutodiffBackend> Learner for GrcnLearner<'_, B> {
             networks.base.forward(context, &adjacency, config.dropout, &mut self.generator, &mut tape);
         let loss = labelled_loss(logits, self.targets.clone());
         let (of_base, of_graph) = tape.backward_two(loss.clone(), &networks.base, &networks.graph);
-        let base = self.optimizers.0.step(config.learning_rate, networks.base.clone(), of_base);
-        let graph = self.optimizers.1.step(config.learning_rate_graph, networks.graph.clone(), of_graph);
+        let base = self.base_optimizer.step(config.learning_rate, networks.base.clone(), of_base);
+        let graph = self.graph_optimizer.step(config.learning_rate_graph, networks.graph.clone(), of_graph);
         self.networks = Grcn { base, graph };
         Ok(loss.into_data().iter::<f32>().next().expect("the loss is a number"))
     }

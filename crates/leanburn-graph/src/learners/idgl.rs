@@ -187,8 +187,29 @@ impl IdglConfig {
                 anchors,
             ));
         }
-        if self.epsilon.is_nan() || self.epsilon < 0.0 {
-            return Err(Error::setting("epsilon", "0 or a positive number", self.epsilon));
+        for (field, value) in [
+            ("epsilon", self.epsilon),
+            ("eps_adj", self.eps_adj),
+            ("learning_rate", self.learning_rate),
+            ("weight_decay", self.weight_decay.into()),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::setting(field, "0 or a positive number", value));
+            }
+        }
+        for (field, value) in
+            [("graph_skip_conn", self.graph_skip_conn), ("update_adj_ratio", self.update_adj_ratio)]
+        {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::setting(field, "0 to 1", value));
+            }
+        }
+        if !set.features.is_non_negative() {
+            return Err(Error::data(
+                "features",
+                "numbers from 0 on, whose rows are scaled to sum 1",
+                "negative ones",
+            ));
         }
         match &self.restoration {
             Some(_) if self.anchors.is_some() => {
@@ -351,14 +372,9 @@ impl<B: Backend> Idgl<B> {
             anchors.map(|nodes| ints::<B>(nodes.iter().map(|&node| node as i64).collect(), &device));
         let features = noisy(context.features.clone(), config.feat_adj_dropout, &mut noise);
         let support = features.clone().matmul(self.encoder.graph_encoders[0].weight.val());
-        let of_loss = anchors
-            .as_ref()
-            .map_or_else(|| features.clone(), |nodes| features.clone().select(0, nodes.clone()));
-        // What smoothness compares: squared lengths and inner products.
-        let products = of_loss.clone().matmul(of_loss.clone().transpose());
-        let lengths = of_loss.square().sum_dim(1);
+        let (products, lengths) = comparisons(&features, anchors.as_ref());
 
-        let mut first = self.learn(config, context, &self.graph_learner, &features, anchors.as_ref());
+        let mut first = Self::learn(config, context, &self.graph_learner, &features, anchors.as_ref());
         let (graph_loss, mut loss) = {
             let regularised = if config.max_iter > 0 && anchors.is_none() {
                 noisy(first.raw.clone(), config.feat_adj_dropout, &mut noise)
@@ -408,7 +424,7 @@ impl<B: Backend> Idgl<B> {
         let mut previous = first.raw.clone();
         while iterations < config.max_iter {
             iterations += 1;
-            let latest = self.learn(config, context, &self.graph_learner2, &hidden, anchors.as_ref());
+            let latest = Self::learn(config, context, &self.graph_learner2, &hidden, anchors.as_ref());
             let propagate = |x: Tensor<B, 2>| {
                 let of_latest = match &context.initial {
                     Initial::Dense(initial) => {
@@ -455,7 +471,6 @@ impl<B: Backend> Idgl<B> {
     }
 
     fn learn(
-        &self,
         config: &IdglConfig,
         context: &Context<B>,
         learner: &GraphLearner<B>,
@@ -475,6 +490,16 @@ impl<B: Backend> Idgl<B> {
         let columns = anchors.map(|_| (raw.clone() / raw.clone().sum_dim(0).clamp_min(EPSILON)).transpose());
         Learned { raw, rows, columns }
     }
+}
+
+/// What smoothness compares: the inner products of nodes, or anchors, and their squared lengths.
+fn comparisons<B: Backend>(
+    features: &Tensor<B, 2>,
+    anchors: Option<&Tensor<B, 1, burn::tensor::Int>>,
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    let compared =
+        anchors.map_or_else(|| features.clone(), |nodes| features.clone().select(0, nodes.clone()));
+    (compared.clone().matmul(compared.clone().transpose()), compared.square().sum_dim(1))
 }
 
 /// Smoothness, degrees and sparsity of a learned graph, `[1]`; with anchors, of the graph between them.

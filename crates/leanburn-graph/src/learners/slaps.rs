@@ -18,6 +18,7 @@ use leanburn_core::{
     random::{Generator, streams},
     train,
 };
+use serde::{Deserialize, Serialize};
 
 use super::adjacency::{
     Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse, restored_dense,
@@ -32,8 +33,11 @@ use crate::{
     sparse::{LearnedMatrix, SparseMatrix, Tape, ints, with_gradient},
 };
 
+/// Most nodes of a dense graph: 1.6 GB for each matrix of an epoch.
+const LARGEST_DENSE: usize = 20_000;
+
 /// What makes the graph.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GeneratorKind {
     /// Every pair of nodes has a parameter (`FP`); the graph is dense.
     FullParam,
@@ -44,7 +48,7 @@ pub enum GeneratorKind {
 }
 
 /// What turns similarities, or parameters, into weights.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NonLinearity {
     /// `elu(i s - i) + 1`, and for `FullParam` `elu(s) + 1`: dense, as entries that are not kept become `exp(-i)`.
     Elu,
@@ -55,7 +59,7 @@ pub enum NonLinearity {
 }
 
 /// The activation between the generator's layers.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
     /// `max(x, 0)`
     Relu,
@@ -64,7 +68,7 @@ pub enum Activation {
 }
 
 /// How restored features are compared with the true ones.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DenoisingLoss {
     /// Binary cross-entropy of logits, for features from 0 to 1.
     BinaryCrossEntropy,
@@ -202,7 +206,7 @@ impl SlapsConfig {
         Self::citeseer(GeneratorKind::Mlp).with_dropout1(0.25).with_activation(Activation::Tanh)
     }
 
-    /// Pubmed with the published settings of `MLP` (or, of any other generator, `MLP-D`).
+    /// Pubmed with the published settings of `MLP` and `MLP-D`; nothing was published of `FullParam`, which is dense.
     pub fn pubmed(generator: GeneratorKind) -> Self {
         let config = Self::new(generator)
             .with_learning_rate_adj(0.01)
@@ -212,12 +216,15 @@ impl SlapsConfig {
             .with_sparse_mode(true);
         match generator {
             GeneratorKind::Mlp => config.with_dropout_adj1(0.5),
-            _ => config.with_dropout_adj2(0.25).with_lambda(100.0).with_activation(Activation::Tanh),
+            GeneratorKind::FullParam => config.with_sparse_mode(false),
+            GeneratorKind::MlpDiag => {
+                config.with_dropout_adj2(0.25).with_lambda(100.0).with_activation(Activation::Tanh)
+            }
         }
     }
 
-    /// ogbn-arxiv with the published settings of `MLP`: the autoencoder alone trains the graph, as `epoch_d` is beyond
-    /// the number of epochs.
+    /// `ogbn-arxiv` with the published settings of `MLP`: classifier and autoencoder are trained from the first epoch on,
+    /// as `epoch_d` is beyond the number of epochs.
     pub fn ogbn_arxiv() -> Self {
         Self::new(GeneratorKind::Mlp)
             .with_weight_decay(0.0)
@@ -334,6 +341,18 @@ impl SlapsConfig {
         {
             return Err(Error::setting("sparse_mode", "a generator of similarities with Relu", "another"));
         }
+        for (field, value) in
+            [("nr", self.nr), ("lambda", self.lambda), ("weight_decay", self.weight_decay.into())]
+        {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::setting(field, "0 or a positive number", value));
+            }
+        }
+        let is_dense = self.generator == GeneratorKind::FullParam || self.non_linearity != NonLinearity::Relu;
+        if is_dense && set.nodes() > LARGEST_DENSE {
+            let expected = format!("at most {LARGEST_DENSE} nodes for a dense graph; take another with Relu");
+            return Err(Error::setting("generator", expected, set.nodes()));
+        }
         match &self.restoration {
             Some(restoration) => restoration.validate(set.nodes(), &set.split.train),
             None => Ok(()),
@@ -408,8 +427,18 @@ impl<B: Backend> Slaps<B> {
 pub enum Input<B: Backend> {
     /// `[nodes, features]`
     Dense(Tensor<B, 2>),
-    /// The places of the entries, their values, and the same ready for products.
-    Sparse(Csr, LearnedMatrix<B>, SparseMatrix<B>),
+    /// The entries that are not zero.
+    Sparse(Box<SparseInput<B>>),
+}
+
+/// Sparse features on a device.
+#[derive(Debug, Clone)]
+pub struct SparseInput<B: Backend> {
+    entries: Csr,
+    /// For products with some of the values hidden.
+    places: LearnedMatrix<B>,
+    /// For products with all of them.
+    matrix: SparseMatrix<B>,
 }
 
 impl<B: Backend> Input<B> {
@@ -417,11 +446,11 @@ impl<B: Backend> Input<B> {
     pub fn new(features: &Features, device: &B::Device) -> Self {
         match features {
             Features::Dense { .. } => Self::Dense(features.to_tensor(device)),
-            Features::Sparse(matrix) => Self::Sparse(
-                matrix.clone(),
-                LearnedMatrix::new(matrix, device),
-                SparseMatrix::new(matrix, device),
-            ),
+            Features::Sparse(matrix) => Self::Sparse(Box::new(SparseInput {
+                entries: matrix.clone(),
+                places: LearnedMatrix::new(matrix, device),
+                matrix: SparseMatrix::new(matrix, device),
+            })),
         }
     }
 
@@ -430,7 +459,7 @@ impl<B: Backend> Input<B> {
         let bias = layer.bias.as_ref().expect("the layers have biases").val().unsqueeze_dim(0);
         match self {
             Self::Dense(x) => x.clone().matmul(layer.weight.val()) + bias,
-            Self::Sparse(_, _, x) => x.product(layer.weight.val()) + bias,
+            Self::Sparse(x) => x.matrix.product(layer.weight.val()) + bias,
         }
     }
 
@@ -443,15 +472,15 @@ impl<B: Backend> Input<B> {
         let bias = layer.bias.as_ref().expect("the layers have biases").val().unsqueeze_dim(0);
         match self {
             Self::Dense(x) => Tensor::from_inner(x.clone()).matmul(layer.weight.val()) + bias,
-            Self::Sparse(_, _, x) => tape.product(x, layer.weight.val()) + bias,
+            Self::Sparse(x) => tape.product(&x.matrix, layer.weight.val()) + bias,
         }
     }
 
     fn to_tensor(&self, nodes: usize, columns: usize, device: &B::Device) -> Tensor<B, 2> {
         match self {
             Self::Dense(x) => x.clone(),
-            Self::Sparse(matrix, ..) => {
-                Tensor::from_data(TensorData::new(matrix.to_dense(), [nodes, columns]), device)
+            Self::Sparse(x) => {
+                Tensor::from_data(TensorData::new(x.entries.to_dense(), [nodes, columns]), device)
             }
         }
     }
@@ -530,9 +559,10 @@ impl Masked {
         let mut values = matrix.values.clone();
         for row in 0..matrix.rows() {
             let hidden = self.truth.row(row).0;
-            for place in matrix.offsets[row]..matrix.offsets[row + 1] {
-                if hidden.binary_search(&matrix.columns[place]).is_ok() {
-                    values[place] = 0.0;
+            let range = matrix.offsets[row]..matrix.offsets[row + 1];
+            for (column, value) in matrix.columns[range.clone()].iter().zip(&mut values[range]) {
+                if hidden.binary_search(column).is_ok() {
+                    *value = 0.0;
                 }
             }
         }
@@ -685,7 +715,7 @@ impl<B: AutodiffBackend> Similar<B> {
     /// By the cosines of embeddings.
     ///
     /// - embeddings: `[nodes, width]`
-    /// - official_ties: as in [`SlapsConfig`]
+    /// - `official_ties`: as in [`SlapsConfig`]
     ///
     /// # Errors
     ///
@@ -735,7 +765,8 @@ impl<B: AutodiffBackend> Similar<B> {
         let transpose = LearnedMatrix::new(&transpose, device);
         let swapped = self.values.clone().select(0, Tensor::from_inner(order));
         let of_columns = tape.learned_product(&transpose, swapped, ones);
-        let scales = tape.shared((of_rows + of_columns).sqrt().recip());
+        // Rows of zeros have the sum 0, and keep their zeros.
+        let scales = tape.shared((of_rows + of_columns).clamp_min(1e-12).sqrt().recip());
         self.values.clone() * tape.inner_products(&self.matrix, scales.clone(), scales)
     }
 }
@@ -802,9 +833,9 @@ fn sparse<B: AutodiffBackend>(
             &context.device,
         )?;
         let entries = ties.entries.iter().map(|&(row, column, _)| (row, column, 1.0)).collect();
-        let tied = Csr::from_entries(nodes, nodes, entries);
-        let tied_matrix = LearnedMatrix::new(&tied, &context.device);
-        let weights = tape.inner_products(&tied_matrix, unit.clone(), unit.clone());
+        let added = Csr::from_entries(nodes, nodes, entries);
+        let added_matrix = LearnedMatrix::new(&added, &context.device);
+        let restored = tape.inner_products(&added_matrix, unit.clone(), unit.clone());
         let sum = |values: Tensor<B::InnerBackend, 1>, of: &dyn Fn(usize) -> f64| -> f64 {
             values.into_data().iter::<f64>().enumerate().map(|(place, value)| of(place) * value).sum()
         };
@@ -814,14 +845,14 @@ fn sparse<B: AutodiffBackend>(
             weight_of[place as usize] += if filled[row as usize] { f64::from(factor) } else { 0.0 };
         }
         let own = sum(raw.clone().inner(), &|place| weight_of[place]);
-        let alpha = restoration.alpha(own, sum(weights.clone().inner(), &|_| 1.0));
+        let alpha = restoration.alpha(own, sum(restored.clone().inner(), &|_| 1.0));
         for row in 0..nodes {
-            for place in tied.offsets[row]..tied.offsets[row + 1] {
-                terms.push((row as u32, tied.columns[place], (count + place) as u32, alpha as f32));
+            for place in added.offsets[row]..added.offsets[row + 1] {
+                terms.push((row as u32, added.columns[place], (count + place) as u32, alpha as f32));
             }
         }
-        values = Tensor::cat(vec![values, weights], 0);
-        count += tied.entries();
+        values = Tensor::cat(vec![values, restored], 0);
+        count += added.entries();
     }
     let combination = Combination::new(nodes, count, &terms);
     let (matrix_all, values) = combination.adjacency(tape, values, &context.device);
@@ -863,7 +894,8 @@ impl<B: AutodiffBackend> Denoiser<B> {
                 let keep = Tensor::from_data(TensorData::new(keep, [nodes, columns]), &context.device);
                 Tensor::from_inner(x.clone() * keep).matmul(weight)
             }
-            Input::Sparse(places, matrix, _) => {
+            Input::Sparse(x) => {
+                let SparseInput { entries: places, places: matrix, .. } = &**x;
                 let values = TensorData::new(masked.hide(places), [places.entries()]);
                 let values = Tensor::<B::InnerBackend, 1>::from_data(values, &context.device);
                 let (matrix, output) =
@@ -993,7 +1025,8 @@ struct SlapsLearner<'a, B: AutodiffBackend> {
     context: Context<'a, B::InnerBackend>,
     denoiser: Denoiser<B>,
     classifier: Gcn<B>,
-    optimizers: (OptimizerAdaptor<Adam, Denoiser<B>, B>, OptimizerAdaptor<Adam, Gcn<B>, B>),
+    denoiser_optimizer: OptimizerAdaptor<Adam, Denoiser<B>, B>,
+    classifier_optimizer: OptimizerAdaptor<Adam, Gcn<B>, B>,
     targets: Tensor<B, 2>,
     generator: Generator,
     /// The graph before the last step, which evaluation uses.
@@ -1011,7 +1044,8 @@ impl<'a, B: AutodiffBackend> SlapsLearner<'a, B> {
             context: Context::new(&set.features, &set.split.train, device.inner()),
             denoiser: config.init_denoiser(&set.features, &mut weights, device)?,
             classifier: config.classifier(set.features.columns(), set.classes).init(&mut weights, device)?,
-            optimizers: (adam(0.0).init(), adam(config.weight_decay).init()),
+            denoiser_optimizer: adam(0.0).init(),
+            classifier_optimizer: adam(config.weight_decay).init(),
             targets: targets(set, device),
             generator: Generator::stream(config.seed, streams::DROPOUT),
             graph: None,
@@ -1041,9 +1075,9 @@ impl<B: AutodiffBackend> Learner for SlapsLearner<'_, B> {
         self.graph = Some(graph.valid());
         let (of_denoiser, of_classifier) = tape.backward_two(loss.clone(), denoiser, classifier);
         self.denoiser =
-            self.optimizers.0.step(self.config.learning_rate_adj, self.denoiser.clone(), of_denoiser);
+            self.denoiser_optimizer.step(self.config.learning_rate_adj, self.denoiser.clone(), of_denoiser);
         self.classifier =
-            self.optimizers.1.step(self.config.learning_rate, self.classifier.clone(), of_classifier);
+            self.classifier_optimizer.step(self.config.learning_rate, self.classifier.clone(), of_classifier);
         Ok(loss.into_data().iter::<f32>().next().expect("the loss is a number"))
     }
 

@@ -1,11 +1,12 @@
 use burn::{config::Config, tensor::backend::Backend};
 use leanburn_core::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 use super::{RestorationConfig, Restored, Rows, Strength};
 use crate::{Graph, NodeSet, Normalization, gcn::GcnConfig, knn::KnnConfig};
 
 /// Which graph a network is trained on.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// Each node gathers from its nearest neighbours and itself.
     Knn,
@@ -112,13 +113,11 @@ impl LgiConfig {
     /// As [`base_graph`](Self::base_graph) and [`RestorationConfig::restore`].
     pub fn restored<B: Backend>(&self, set: &NodeSet, device: &B::Device) -> Result<Restored> {
         let graph = self.base_graph::<B>(set, device)?;
-        match &self.restoration {
-            Some(restoration) => restoration.restore::<B>(&graph, &set.features, &set.split.train, device),
-            None => {
-                let regularisation = Graph::empty(graph.nodes());
-                Ok(Restored { graph, regularisation, alpha: 0.0, rho: 0.0 })
-            }
+        if let Some(restoration) = &self.restoration {
+            return restoration.restore::<B>(&graph, &set.features, &set.split.train, device);
         }
+        let regularisation = Graph::empty(graph.nodes());
+        Ok(Restored { graph, regularisation, alpha: 0.0, rho: 0.0 })
     }
 
     /// Checks the settings' ranges.

@@ -1,5 +1,6 @@
 use burn::{config::Config, tensor::backend::Backend};
 use leanburn_core::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 use super::starvation::row_mask;
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 const LARGEST_RHO: f64 = 4.0;
 
 /// Which nodes get connections to labelled ones.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rows {
     /// All nodes: the variant `R`.
     All,
@@ -22,7 +23,7 @@ pub enum Rows {
 }
 
 /// What a connection to a labelled node weighs.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Weight {
     /// The inner product of the raw features, as in the official code; it depends on their scale.
     InnerProduct,
@@ -33,7 +34,7 @@ pub enum Weight {
 }
 
 /// How strongly connections are restored.
-#[derive(Config, Debug, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Strength {
     /// The paper's `alpha`, the factor of `B`. What is good depends on the scale of the features.
     Alpha(f64),
@@ -43,7 +44,7 @@ pub enum Strength {
 }
 
 /// Which of the blocks of a CUR decomposition is restored.
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Block {
     /// `B = U`, padded with zeros.
     U,
@@ -222,16 +223,18 @@ fn cur(graph: &Graph, restored: &Graph, labelled: &[bool]) -> Result<Graph> {
     let back = restored.adjacency().transpose();
     let mut entries = Vec::new();
     for row in 0..nodes {
+        let mut of_row = std::collections::BTreeMap::<u32, f32>::new();
         let (columns, values) = graph.adjacency().row(row);
         for (&through, &first) in columns.iter().zip(values).filter(|(c, _)| labelled[**c as usize]) {
             let (tied, weights) = back.row(through as usize);
             for (&node, &second) in tied.iter().zip(weights).filter(|(node, _)| starved[**node as usize]) {
                 let (ends, thirds) = graph.adjacency().row(node as usize);
-                let products =
-                    ends.iter().zip(thirds).map(|(&end, &third)| (row as u32, end, first * second * third));
-                entries.extend(products);
+                for (&end, &third) in ends.iter().zip(thirds) {
+                    *of_row.entry(end).or_default() += first * second * third;
+                }
             }
         }
+        entries.extend(of_row.into_iter().map(|(end, weight)| (row as u32, end, weight)));
     }
     Graph::new(Csr::from_entries(nodes, nodes, entries))
 }

@@ -25,8 +25,9 @@ impl Starvation {
             .map(|_| {
                 reached = (0..graph.nodes())
                     .map(|node| {
-                        let (neighbours, _) = graph.adjacency().row(node);
-                        reached[node] || neighbours.iter().any(|&other| reached[other as usize])
+                        let (neighbours, weights) = graph.adjacency().row(node);
+                        let mut linked = neighbours.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
+                        reached[node] || linked.any(|(&other, _)| reached[other as usize])
                     })
                     .collect();
                 reached.iter().map(|reached| !reached).collect()
@@ -80,7 +81,7 @@ impl Starvation {
 }
 
 /// For 1, 2, ..., `steps` steps, the nodes that walks from `node` reach and how many walks do, nodes ascending. A weight
-/// counts as so many edges: a self-loop that a graph lists, and another that is added, are two.
+/// counts as so many edges, rounded up: a self-loop that a graph lists, and another that is added, are two.
 ///
 /// # Panics
 ///
@@ -93,13 +94,13 @@ pub fn walk_counts(graph: &Graph, node: usize, steps: usize) -> Vec<Vec<(u32, u6
             let mut reached = Vec::new();
             for &(from, count) in &walks {
                 let (nodes, weights) = graph.adjacency().row(from as usize);
-                for (&to, &weight) in nodes.iter().zip(weights) {
+                for (&to, &weight) in nodes.iter().zip(weights).filter(|(_, weight)| **weight > 0.0) {
                     let total = &mut counts[to as usize];
                     if *total == 0 {
                         reached.push(to);
                     }
                     // Beyond any count that matters.
-                    *total = total.saturating_add(count.saturating_mul(weight as u64));
+                    *total = total.saturating_add(count.saturating_mul(weight.ceil() as u64));
                 }
             }
             reached.sort_unstable();

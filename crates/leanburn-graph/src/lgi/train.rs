@@ -174,10 +174,12 @@ impl<B: Backend> Lgi<B> {
         let graph = Graph::load(folder.join(GRAPH))?;
         let checkpoint = Checkpoint::open(folder.join(GCN))?;
         // Before layers are made of a size that only the settings claim.
-        let largest = network.features.checked_mul(network.hidden);
-        if largest.is_none_or(|largest| largest > checkpoint.elements())
-            || network.layers > 1 + checkpoint.names().count()
-        {
+        let layers = network.layers.min(2 + checkpoint.names().count());
+        let middle =
+            network.hidden.checked_mul(network.hidden).and_then(|n| n.checked_mul(layers.saturating_sub(2)));
+        let ends = network.features.checked_add(network.classes).and_then(|n| n.checked_mul(network.hidden));
+        let all = middle.zip(ends).and_then(|(middle, ends)| middle.checked_add(ends));
+        if layers < network.layers || all.is_none_or(|all| all > checkpoint.elements()) {
             let found = format!("{} values in {GCN}", checkpoint.elements());
             return Err(Error::format(folder.join(STATE), "`network`", "the network's own sizes", found));
         }
