@@ -288,7 +288,9 @@ impl<B: Backend> LearnedMatrix<B> {
 /// between the cuts run one after another, from the loss back.
 ///
 /// A pass uses up the part of the graph that it goes through. So what is neither a parameter nor the output of a cut, and
-/// enters more than one cut, or a cut and the loss, has to go through [`shared`](Self::shared).
+/// enters more than one cut, or a cut and the loss, has to go through [`shared`](Self::shared). And when a pass ends, Burn
+/// 0.21 tidies up after graphs that were abandoned, with more than is theirs: while a tape waits, nothing else may be
+/// computed of the same parameters with gradients recorded and then dropped without a pass.
 #[derive(Default)]
 pub struct Tape<B: AutodiffBackend> {
     cuts: Vec<Cut<B>>,

@@ -578,8 +578,6 @@ pub(super) fn slaps_loss(case: &Case, device: &DispatchDevice) -> Result<Outputs
     let generated = model1.graph_gen.generate(&config, &context, &mut tape)?;
     outputs.tensor("raw_adj", generated.raw.valid().to_dense());
     outputs.tensor("adj", generated.adjacency.valid().to_dense());
-    let restored = model1.reconstruction(&config, &context, &masked, &generated.adjacency, &mut draws);
-    outputs.tensor("reconstruction", restored.inner());
     let denoising = model1.loss(&config, &context, &masked, &generated.adjacency, &mut draws, &mut tape);
     let logits = slaps::classify(model2, context.input(), &generated.adjacency, &mut draws, &mut tape);
     outputs.tensor("logits", logits.clone().inner());
@@ -592,6 +590,9 @@ pub(super) fn slaps_loss(case: &Case, device: &DispatchDevice) -> Result<Outputs
     for (name, gradient) in gradients::by_name(&networks, &found, Slaps::<Dispatch>::published_name)? {
         outputs.data(format!("grad.{name}"), gradient);
     }
+    // After the gradients: a graph that no pass goes through would be in their way.
+    let restored = model1.reconstruction(&config, &context, &masked, &generated.adjacency, &mut draws);
+    outputs.tensor("reconstruction", restored.inner());
     Ok(outputs)
 }
 

@@ -518,7 +518,10 @@ impl<B: AutodiffBackend> Learner for GrcnLearner<'_, B> {
         let adjacency = self.networks.graph.revise(self.config, &self.context, &mut tape)?.adjacency;
         let logits =
             self.networks.base.forward(&self.context, &adjacency, 0.0, &mut self.generator, &mut tape);
+        let sum = logits.clone().sum();
         let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+        // A graph that no pass goes through would be in the way of the next step's gradients.
+        tape.backward_two(sum, &self.networks.base, &self.networks.graph);
         self.evaluated = Some((adjacency.valid(), logits.clone()));
         Ok(logits)
     }
