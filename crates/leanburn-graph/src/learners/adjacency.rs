@@ -116,6 +116,11 @@ fn bounded<B: Backend>(sums: Tensor<B, 2>) -> Tensor<B, 2> {
     sums.mask_fill(is_zero, 1e-24)
 }
 
+/// `1 / x`: Burn's reciprocal is an approximation on some CPUs.
+pub(crate) fn inverse<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    x.ones_like() / x
+}
+
 /// Scales a dense adjacency by its row sums `d`.
 ///
 /// - adjacency, output: `[nodes, nodes]`
@@ -127,7 +132,7 @@ pub(crate) fn normalise_dense<B: Backend>(
     match normalization {
         Normalization::Row => adjacency / (sums + EPSILON),
         Normalization::Symmetric => {
-            let scales = (bounded(sums).sqrt() + EPSILON).recip();
+            let scales = inverse(bounded(sums).sqrt() + EPSILON);
             adjacency * scales.clone() * scales.transpose()
         }
     }
@@ -212,11 +217,11 @@ pub(crate) fn normalise_sparse<B: AutodiffBackend>(
     let sums = tape.learned_product(matrix, values.clone(), ones.clone());
     match normalization {
         Normalization::Row => {
-            let scales = (sums + EPSILON).recip();
+            let scales = inverse(sums + EPSILON);
             values * tape.inner_products(matrix, scales, ones)
         }
         Normalization::Symmetric => {
-            let scales = tape.shared((bounded(sums).sqrt() + EPSILON).recip());
+            let scales = tape.shared(inverse(bounded(sums).sqrt() + EPSILON));
             values * tape.inner_products(matrix, scales.clone(), scales)
         }
     }

@@ -8,7 +8,7 @@ use burn::{
     optim::{Adam, AdamConfig, Optimizer, adaptor::OptimizerAdaptor, decay::WeightDecayConfig},
     tensor::{
         Device, Tensor, TensorData,
-        activation::relu,
+        activation::{relu, sigmoid},
         backend::{AutodiffBackend, Backend, DeviceOps},
     },
 };
@@ -21,8 +21,8 @@ use leanburn_core::{
 use serde::{Deserialize, Serialize};
 
 use super::adjacency::{
-    Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse, restored_dense,
-    unit_rows,
+    Adjacency, Combination, LabelledTies, LearnedGraph, inverse, normalise_dense, normalise_sparse,
+    restored_dense, unit_rows,
 };
 use crate::{
     Csr, Features, NodeSet, Normalization,
@@ -766,7 +766,7 @@ impl<B: AutodiffBackend> Similar<B> {
         let swapped = self.values.clone().select(0, Tensor::from_inner(order));
         let of_columns = tape.learned_product(&transpose, swapped, ones);
         // Rows of zeros have the sum 0, and keep their zeros.
-        let scales = tape.shared((of_rows + of_columns).clamp_min(1e-12).sqrt().recip());
+        let scales = tape.shared(inverse((of_rows + of_columns).clamp_min(1e-12).sqrt()));
         self.values.clone() * tape.inner_products(&self.matrix, scales.clone(), scales)
     }
 }
@@ -951,8 +951,14 @@ impl<B: AutodiffBackend> Denoiser<B> {
         match config.loss {
             DenoisingLoss::MeanSquared => (restored - truth).square().mean(),
             DenoisingLoss::BinaryCrossEntropy => {
-                let rest = (restored.clone().abs().neg().exp() + 1.0).log();
-                (relu(restored.clone()) - restored * truth + rest).mean()
+                let (x, truth) = (restored.clone().inner(), truth.inner());
+                let rest = (x.clone().abs().neg().exp() + 1.0).log();
+                let loss = (relu(x.clone()) - x.clone() * truth.clone() + rest).mean();
+                // The gradient in closed form: that of a logarithm has a reciprocal, which some CPUs approximate.
+                let count = masked.truth.entries() as f64;
+                tape.cut(loss, move |gradient| {
+                    with_gradient(restored, (sigmoid(x) - truth) * gradient / count)
+                })
             }
         }
     }
