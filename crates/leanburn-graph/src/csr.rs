@@ -183,6 +183,33 @@ impl Csr {
         sum
     }
 
+    /// The matrix of the cells that are not 0, row by row.
+    pub(crate) fn from_dense(cells: &[f32], width: usize) -> Self {
+        let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in cells.chunks(width) {
+            for (column, &value) in row.iter().enumerate().filter(|(_, value)| **value != 0.0) {
+                columns.push(column as u32);
+                values.push(value);
+            }
+            offsets.push(columns.len());
+        }
+        Self { width, offsets, columns, values }
+    }
+
+    /// The matrix without entries that are 0.
+    pub(crate) fn without_zeros(&self) -> Self {
+        let (mut offsets, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in 0..self.rows() {
+            let (of_row, theirs) = self.row(row);
+            for (&column, &value) in of_row.iter().zip(theirs).filter(|(_, value)| **value != 0.0) {
+                columns.push(column);
+                values.push(value);
+            }
+            offsets.push(columns.len());
+        }
+        Self { width: self.width, offsets, columns, values }
+    }
+
     /// The rows named by `rows`, in that order.
     pub(crate) fn select_rows(&self, rows: &[usize]) -> Self {
         let mut selected =
@@ -228,6 +255,9 @@ mod tests {
         assert_eq!(transpose.transpose(), matrix);
         assert_eq!(matrix.row_sums(), [2.0, 4.0]);
         assert_eq!(matrix.select_rows(&[1, 1]).to_dense(), [1.0, 0.0, 3.0, 1.0, 0.0, 3.0]);
+        assert_eq!(Csr::from_dense(&matrix.to_dense(), 3), matrix);
+        let zeros = Csr::new(3, vec![0, 2, 4], vec![0, 1, 0, 2], vec![0.0, 2.0, 1.0, 3.0]).unwrap();
+        assert_eq!(zeros.without_zeros(), matrix);
     }
 
     #[test]

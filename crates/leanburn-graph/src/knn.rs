@@ -7,7 +7,7 @@ use burn::{
     config::Config,
     tensor::{Tensor, TensorData, backend::Backend},
 };
-use leanburn_core::{Error, Result};
+use leanburn_core::{Error, Result, parallel};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,10 @@ use crate::{Csr, Features, Graph};
 /// Rows and columns of a block of products on the device: 16 MiB.
 const BLOCK_ROWS: usize = 512;
 const BLOCK_COLUMNS: usize = 8192;
+
+/// Columns of a block on a CPU, 2 MiB: more would not stay in memory that the allocator keeps, and page faults would cost
+/// more than the products.
+const CPU_BLOCK_COLUMNS: usize = 1024;
 
 /// Cosines are compared in steps of one over this: what differs less is a tie, since rounding, even in double precision,
 /// would order equal ones at random. Inner products and distances of equal rows are equal to the last bit.
@@ -284,8 +288,9 @@ impl Exact<'_> {
                 .collect();
             Tensor::<B, 2>::from_data(TensorData::new(scaled, [rows.len(), width]), device)
         };
+        let columns = if parallel::at_once::<B>(device) > 1 { CPU_BLOCK_COLUMNS } else { BLOCK_COLUMNS };
         let tiles: Vec<Tensor<B, 2>> =
-            candidates.chunks(BLOCK_COLUMNS).map(|tile| tensor(tile).transpose()).collect();
+            candidates.chunks(columns).map(|tile| tensor(tile).transpose()).collect();
         let rows: Vec<usize> = (0..features.rows()).collect();
         // What single precision can be off by in a sum of products, relative to the lengths of the rows.
         let mut precision = (width + 16) as f64 * f64::from(f32::EPSILON);
@@ -327,10 +332,10 @@ impl Exact<'_> {
                 Shortlist::new(k, length, norm, precision)
             })
             .collect();
-        for (number, tile) in tiles.iter().enumerate() {
+        let mut first = 0;
+        for tile in tiles {
             let products = query.clone().matmul(tile.clone()).into_data();
             let products: &[f32] = products.as_slice().expect("products are f32");
-            let first = number * BLOCK_COLUMNS;
             let width = tile.dims()[1];
             shortlists.par_iter_mut().zip(products.par_chunks(width)).zip(block).for_each(
                 |((shortlist, products), &row)| {
@@ -338,6 +343,7 @@ impl Exact<'_> {
                     shortlist.add(first, products, norm, |candidate| self.is_excluded(row, candidate));
                 },
             );
+            first += width;
         }
         let rows: Vec<(Row, f64)> = shortlists
             .into_par_iter()
