@@ -55,8 +55,8 @@ struct Options {
     /// The model.
     #[arg(long, value_enum, default_value = "knn")]
     model: Model,
-    /// Which nodes get connections to labelled ones; `unlabelled` when absent, and `none` for the models `given` and `mlp`
-    /// and with anchors.
+    /// Which nodes get connections to labelled ones; `unlabelled` when absent, and `none` for the models `given`, `mlp` and
+    /// `gcn-and-knn`.
     #[arg(long, value_enum)]
     restore: Option<Restore>,
     /// How strongly, relative to a node's other connections.
@@ -92,7 +92,7 @@ struct Options {
     /// Where to write results; a numbered folder under `runs` when absent.
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Where to save the graph and the network of the first trial, of the model `knn`.
+    /// Where to save the graph and the networks of the first trial.
     #[arg(long)]
     save: Option<PathBuf>,
     #[command(flatten)]
@@ -136,6 +136,8 @@ enum Model {
     Given,
     /// No graph.
     Mlp,
+    /// GCN trained together with a weight for every pair of nodes.
+    GcnAndKnn,
     SlapsFp,
     SlapsMlp,
     SlapsMlpD,
@@ -176,7 +178,7 @@ enum MetricKind {
 enum Task {
     /// Trains, tells accuracies, and writes probabilities of all nodes.
     Train,
-    /// Selects k, tau and the strength by validation, of the model `knn`.
+    /// Selects k, tau and the strength by validation.
     Search,
     /// Changes one setting at a time, of the model `knn`.
     Ablation,
@@ -318,7 +320,7 @@ fn read_labels(path: &Path) -> Result<Vec<i64>> {
 }
 
 fn restoration(options: &Options, set: &NodeSet) -> Option<RestorationConfig> {
-    let is_plain = matches!(options.model, Model::Given | Model::Mlp | Model::IdglAnchors);
+    let is_plain = matches!(options.model, Model::Given | Model::Mlp | Model::GcnAndKnn);
     let rows = match options.restore.unwrap_or(if is_plain { Restore::None } else { Restore::Unlabelled }) {
         Restore::None => return None,
         Restore::Unlabelled => Rows::Unlabelled,
@@ -358,6 +360,54 @@ fn lgi(options: &Options, set: &NodeSet) -> LgiConfig {
         .with_seed(options.common.seed)
 }
 
+fn slaps(options: &Options, set: &NodeSet) -> SlapsConfig {
+    let generator = match options.model {
+        Model::SlapsFp => GeneratorKind::FullParam,
+        Model::SlapsMlpD => GeneratorKind::MlpDiag,
+        _ => GeneratorKind::Mlp,
+    };
+    let more = options.split == SplitKind::HalfValidationAsTrain;
+    let mut config = match options.data {
+        _ if options.model == Model::GcnAndKnn => SlapsConfig::gcn_and_knn(),
+        Data::Citeseer if more && generator == GeneratorKind::Mlp => SlapsConfig::citeseer370(),
+        Data::Citeseer => SlapsConfig::citeseer(generator),
+        Data::Pubmed => SlapsConfig::pubmed(generator),
+        Data::OgbnArxiv if generator == GeneratorKind::Mlp => SlapsConfig::ogbn_arxiv(),
+        _ => SlapsConfig::cora(generator),
+    };
+    if !set.features.is_binary() && options.data != Data::Pubmed {
+        config.loss = DenoisingLoss::MeanSquared;
+    }
+    config.k = options.k.unwrap_or(config.k);
+    config.epochs = options.epochs.unwrap_or(config.epochs);
+    config.with_restoration(restoration(options, set)).with_seed(options.common.seed)
+}
+
+fn grcn(options: &Options, set: &NodeSet) -> GrcnConfig {
+    let mut config = match options.data {
+        Data::Citeseer => GrcnConfig::citeseer(),
+        Data::Pubmed => GrcnConfig::pubmed(),
+        _ => GrcnConfig::cora(),
+    };
+    config.k = config.k.min(set.nodes() / 10).max(1);
+    config.epochs = options.epochs.unwrap_or(config.epochs);
+    config.with_knn(knn(options)).with_restoration(restoration(options, set)).with_seed(options.common.seed)
+}
+
+fn idgl(options: &Options, set: &NodeSet) -> IdglConfig {
+    let mut config = match options.data {
+        Data::Citeseer => IdglConfig::citeseer(),
+        Data::Pubmed => IdglConfig::pubmed(),
+        _ => IdglConfig::cora(),
+    };
+    if options.model == Model::IdglAnchors {
+        config.anchors = Some(config.anchors.unwrap_or(300).min(set.nodes()));
+    }
+    config.k = options.k.unwrap_or(config.k);
+    config.epochs = options.epochs.unwrap_or(config.epochs);
+    config.with_restoration(restoration(options, set)).with_seed(options.common.seed)
+}
+
 /// Trains one trial, and gives its history and the probabilities of all nodes.
 fn trial(
     options: &Options,
@@ -365,95 +415,54 @@ fn trial(
     seed: u64,
     device: &DispatchDevice,
 ) -> Result<(History, Vec<Vec<f32>>)> {
-    let bar = Bar::new(&format!("seed {seed}"));
-    let restoration = restoration(options, set);
-    let rows = |logits: &[f32]| -> Vec<Vec<f32>> { logits.chunks(set.classes).map(softmax).collect() };
-    Ok(match options.model {
+    let (bar, saved) = (Bar::new(&format!("seed {seed}")), saved(options, seed));
+    match options.model {
         Model::Knn | Model::Given | Model::Mlp => {
             let config = lgi(options, set).with_seed(seed);
             let epochs = config.epochs;
             let model = config
                 .fit_with::<Dispatch>(set, device, |epoch, history| bar.epoch(epoch, epochs, history))?;
-            if let Some(path) = &options.save
-                && seed == options.common.seed
-            {
+            if let Some(path) = saved {
                 model.save(path)?;
-                println!("saved: {}", path.display());
             }
-            (model.history().clone(), model.probabilities(&set.features)?)
+            Ok((model.history().clone(), model.probabilities(&set.features)?))
         }
-        Model::SlapsFp | Model::SlapsMlp | Model::SlapsMlpD => {
-            let generator = match options.model {
-                Model::SlapsFp => GeneratorKind::FullParam,
-                Model::SlapsMlp => GeneratorKind::Mlp,
-                _ => GeneratorKind::MlpDiag,
-            };
-            let more = options.split == SplitKind::HalfValidationAsTrain;
-            let mut config = match options.data {
-                Data::Citeseer if more && generator == GeneratorKind::Mlp => SlapsConfig::citeseer370(),
-                Data::Citeseer => SlapsConfig::citeseer(generator),
-                Data::Pubmed => SlapsConfig::pubmed(generator),
-                Data::OgbnArxiv if generator == GeneratorKind::Mlp => SlapsConfig::ogbn_arxiv(),
-                _ => SlapsConfig::cora(generator),
-            };
-            if !set.features.is_binary() && options.data != Data::Pubmed {
-                config.loss = DenoisingLoss::MeanSquared;
-            }
-            config.k = options.k.unwrap_or(config.k);
-            config.epochs = options.epochs.unwrap_or(config.epochs);
+        Model::GcnAndKnn | Model::SlapsFp | Model::SlapsMlp | Model::SlapsMlpD => {
+            let config = slaps(options, set).with_seed(seed);
             let epochs = config.epochs;
-            let (model, history) = config.with_restoration(restoration).with_seed(seed).fit::<Dispatch>(
-                set,
-                device,
-                |epoch, history| bar.epoch(epoch, epochs, history),
-            )?;
-            let probabilities: Vec<f32> =
-                model.probabilities(&set.features).into_data().iter::<f32>().collect();
-            (history, probabilities.chunks(set.classes).map(<[f32]>::to_vec).collect())
+            learned(&config, set, saved, device, |epoch, history| bar.epoch(epoch, epochs, history))
         }
         Model::Grcn => {
-            let mut config = match options.data {
-                Data::Citeseer => GrcnConfig::citeseer(),
-                Data::Pubmed => GrcnConfig::pubmed(),
-                _ => GrcnConfig::cora(),
-            };
-            config.k = config.k.min(set.nodes() / 10).max(1);
-            config.epochs = options.epochs.unwrap_or(config.epochs);
+            let config = grcn(options, set).with_seed(seed);
             let epochs = config.epochs;
-            let (model, history) = config
-                .with_knn(knn(options))
-                .with_restoration(restoration)
-                .with_seed(seed)
-                .fit::<Dispatch>(set, device, |epoch, history| bar.epoch(epoch, epochs, history))?;
-            (history, rows(&model.logits))
+            learned(&config, set, saved, device, |epoch, history| bar.epoch(epoch, epochs, history))
         }
         Model::Idgl | Model::IdglAnchors => {
-            let mut config = match options.data {
-                Data::Citeseer => IdglConfig::citeseer(),
-                Data::Pubmed => IdglConfig::pubmed(),
-                _ => IdglConfig::cora(),
-            };
-            if options.model == Model::IdglAnchors {
-                config.anchors = Some(config.anchors.unwrap_or(300).min(set.nodes()));
-            }
-            config.k = options.k.unwrap_or(config.k);
-            config.epochs = options.epochs.unwrap_or(config.epochs);
+            let config = idgl(options, set).with_seed(seed);
             let epochs = config.epochs;
-            let (model, history) = config.with_restoration(restoration).with_seed(seed).fit::<Dispatch>(
-                set,
-                device,
-                |epoch, history| bar.epoch(epoch, epochs, history),
-            )?;
-            (history, rows(&model.logits))
+            learned(&config, set, saved, device, |epoch, history| bar.epoch(epoch, epochs, history))
         }
-    })
+    }
 }
 
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
-    let sum: f32 = powers.iter().sum();
-    powers.iter().map(|power| power / sum).collect()
+/// Trains a model that learns its graph.
+fn learned<M: GraphModel>(
+    config: &M,
+    set: &NodeSet,
+    saved: Option<&Path>,
+    device: &DispatchDevice,
+    progress: impl FnMut(usize, &History),
+) -> Result<(History, Vec<Vec<f32>>)> {
+    let model = config.fit_with::<Dispatch>(set, device, progress)?;
+    if let Some(path) = saved {
+        model.save(path)?;
+    }
+    Ok((model.history().clone(), model.probabilities(&set.features)?))
+}
+
+/// Where the model of a seed is saved: the first trial's alone.
+fn saved(options: &Options, seed: u64) -> Option<&Path> {
+    options.save.as_deref().filter(|_| seed == options.common.seed)
 }
 
 fn train_model(
@@ -548,10 +557,26 @@ fn line(setting: String, trials: &Trials, seconds: f64) -> Line {
 }
 
 fn search(options: &Options, set: &NodeSet, device: &DispatchDevice) -> Result<Vec<Line>> {
-    let config = lgi(options, set);
+    match options.model {
+        Model::Knn | Model::Given | Model::Mlp => searched(&lgi(options, set), options, set, device),
+        Model::GcnAndKnn | Model::SlapsFp | Model::SlapsMlp | Model::SlapsMlpD => {
+            searched(&slaps(options, set), options, set, device)
+        }
+        Model::Grcn => searched(&grcn(options, set), options, set, device),
+        Model::Idgl | Model::IdglAnchors => searched(&idgl(options, set), options, set, device),
+    }
+}
+
+fn searched<E: Experiment>(
+    config: &E,
+    options: &Options,
+    set: &NodeSet,
+    device: &DispatchDevice,
+) -> Result<Vec<Line>> {
     let labelled = set.split.train.len();
+    let k = *config.clone().varied().k;
     let grid = Grid {
-        k: vec![10, 15, 20],
+        k: [k * 2 / 3, k, k * 4 / 3].into_iter().filter(|&k| k > 0).collect(),
         tau: [5, 10, 30].into_iter().filter(|&tau| tau <= labelled).collect(),
         strength: match options.alpha {
             Some(_) => [0.01, 0.1, 1.0, 10.0, 100.0].map(Strength::Alpha).to_vec(),
@@ -561,7 +586,7 @@ fn search(options: &Options, set: &NodeSet, device: &DispatchDevice) -> Result<V
     header();
     let mut start = Instant::now();
     let mut lines = Vec::new();
-    let found = grid.search::<Dispatch>(&config, set, options.trials, device, |point| {
+    let found = grid.search::<Dispatch, E>(config, set, options.trials, device, |point| {
         let tau = point.tau.map_or(String::new(), |tau| format!(", tau {tau}"));
         let strength = match point.strength {
             Some(Strength::Alpha(alpha)) => format!(", alpha {alpha}"),

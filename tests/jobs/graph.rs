@@ -8,6 +8,7 @@ use leanburn::{
         gcn::FixedGraph,
         knn::Metric,
         learners::{
+            Learned,
             grcn::GrcnConfig,
             idgl::IdglConfig,
             slaps::{DenoisingLoss, GeneratorKind, NonLinearity, SlapsConfig},
@@ -71,7 +72,25 @@ fn a_saved_model_predicts_the_same() {
     let state = std::fs::read_to_string(path.join("state.json")).unwrap();
     std::fs::write(path.join("state.json"), state.replace("\"hidden\": 32", "\"hidden\": 3200000")).unwrap();
     let error = Lgi::<Dispatch>::load(&path, &device).unwrap_err().to_string();
-    assert!(error.contains("state.json") && error.contains("sizes"), "{error}");
+    assert!(error.contains("state.json") && error.contains("widths"), "{error}");
+}
+
+/// With dropout of edges the graph goes another way through training; with hardly any, to the same place.
+#[test]
+fn edges_are_dropped() {
+    let set = wine();
+    let losses = |dropout| {
+        let config = LgiConfig::new().with_epochs(30).with_dropout(0.0).with_dropout_adj(dropout);
+        let model = config.fit::<Dispatch>(&set, &training()).unwrap();
+        assert!(model.history().accuracy().unwrap().selected > 0.9);
+        model.history().losses.clone()
+    };
+    let whole = losses(0.0);
+    for (found, expected) in losses(1e-9).iter().zip(&whole) {
+        assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");
+    }
+    let dropped = losses(0.5);
+    assert!((dropped[0] - whole[0]).abs() > 1e-3, "{} and {}", dropped[0], whole[0]);
 }
 
 #[test]
@@ -143,8 +162,9 @@ fn models_that_learn_their_graph_train_with_and_without_restored_connections() {
             .with_epochs(60)
             .with_learning_rate_adj(0.01)
     };
-    for rows in [None, Some(Rows::Unlabelled), Some(Rows::All)] {
+    for rows in [None, Some(Rows::Unlabelled), Some(Rows::All), Some(Rows::Starved)] {
         let restoration = rows.map(restoration);
+        let is_starved = rows == Some(Rows::Starved);
         let mut accuracies = Vec::new();
         for (name, config) in [
             ("FP", slaps(GeneratorKind::FullParam).with_non_linearity(NonLinearity::Elu)),
@@ -152,23 +172,73 @@ fn models_that_learn_their_graph_train_with_and_without_restored_connections() {
             ("MLP-D", slaps(GeneratorKind::MlpDiag)),
             ("MLP, dense", slaps(GeneratorKind::Mlp).with_non_linearity(NonLinearity::Elu)),
             ("MLP, sparse mode", slaps(GeneratorKind::Mlp).with_sparse_mode(true)),
+            (
+                "MLP, sparse mode, exp",
+                slaps(GeneratorKind::Mlp).with_sparse_mode(true).with_non_linearity(NonLinearity::Exp),
+            ),
+            ("FP of neighbours", slaps(GeneratorKind::FullParam)),
+            ("GCN&KNN", SlapsConfig::gcn_and_knn().with_k(10).with_epochs(60)),
         ] {
             let config = config.with_restoration(restoration.clone());
-            let (model, history) = config.fit::<Dispatch>(&set, &training(), |_, _| ()).unwrap();
-            assert_eq!(model.probabilities(&set.features).dims(), [178, 3]);
-            accuracies.push((name, history.accuracy().unwrap().selected));
+            if is_starved && matches!(name, "FP" | "MLP, dense" | "GCN&KNN") {
+                let error = config.fit::<Dispatch>(&set, &training()).err().unwrap().to_string();
+                assert!(error.contains("none is starved"), "{error}");
+                continue;
+            }
+            let model = config.fit::<Dispatch>(&set, &training()).unwrap();
+            assert_learned(&model, &set);
+            accuracies.push((name, model.history().accuracy().unwrap().selected));
         }
         for sparse in [false, true] {
             let config =
                 GrcnConfig::new().with_k(10).with_sparse(sparse).with_epochs(60).with_learning_rate(0.05);
             let config = config.with_restoration(restoration.clone());
-            let (_, history) = config.fit::<Dispatch>(&set, &training(), |_, _| ()).unwrap();
-            accuracies.push(("GRCN", history.accuracy().unwrap().selected));
+            let model = config.fit::<Dispatch>(&set, &training()).unwrap();
+            assert_learned(&model, &set);
+            accuracies.push(("GRCN", model.history().accuracy().unwrap().selected));
         }
         for (accuracy, name) in accuracies.iter().map(|(name, accuracy)| (accuracy, name)) {
             assert!(*accuracy > 0.7, "{name}, {rows:?}: {accuracy}");
         }
     }
+}
+
+/// What a trained model gives is of its best epoch, and stays so when it is saved.
+fn assert_learned<M: GraphModel>(model: &Learned<M, Dispatch>, set: &NodeSet) {
+    let probabilities = model.probabilities(&set.features).unwrap();
+    let hits = model.predict(&set.features).unwrap();
+    let right = set.split.test.iter().filter(|&&node| hits[node] as i64 == set.labels[node]).count();
+    let selected = model.history().accuracy().unwrap().selected * set.split.test.len() as f64;
+    // Logits are computed in another order.
+    assert!((right as f64 - selected).abs() < 1.5, "{right} and {selected}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    model.save(&path).unwrap();
+    assert!(matches!(model.save(&path), Err(Error::Exists { .. })));
+    let loaded = Learned::<M, Dispatch>::load(&path, &leanburn_tests::device().unwrap()).unwrap();
+    assert_eq!(loaded.history(), model.history());
+    let of_loaded = loaded.probabilities(&set.features).unwrap();
+    for (found, expected) in of_loaded.iter().flatten().zip(probabilities.iter().flatten()) {
+        assert!((found - expected).abs() < 1e-5, "{found} instead of {expected}");
+    }
+
+    // The graph alone is enough for a network of the user's own.
+    let graph = model.graph().to_graph().unwrap();
+    let dense: Vec<f32> = model.graph().to_dense().into_data().iter::<f32>().collect();
+    for (found, expected) in graph.adjacency().to_dense().iter().zip(&dense) {
+        assert!((found - expected).abs() < 1e-6, "{found} instead of {expected}");
+    }
+
+    let less = set.features.select_rows(&[0, 1]);
+    let error = model.probabilities(&less).unwrap_err().to_string();
+    assert!(error.contains("178 rows"), "{error}");
+    let config = std::fs::read_to_string(path.join("state.json")).unwrap();
+    let wide = config.replace("\"features\": 13", "\"features\": 4000000000");
+    assert_ne!(wide, config);
+    std::fs::write(path.join("state.json"), wide).unwrap();
+    let error = Learned::<M, Dispatch>::load(&path, &leanburn_tests::device().unwrap()).err().unwrap();
+    assert!(error.to_string().contains("widths"), "{error}");
 }
 
 /// IDGL takes features that are not negative.
@@ -193,11 +263,18 @@ fn idgl_trains_with_pairs_and_with_anchors() {
         .with_smoothness_ratio(0.01)
         .with_dropout(0.2)
         .with_feat_adj_dropout(0.0);
-    for (anchors, rows) in [(None, None), (None, Some(Rows::Unlabelled)), (Some(30), None)] {
+    for (anchors, rows) in [
+        (None, None),
+        (None, Some(Rows::Unlabelled)),
+        (Some(30), None),
+        (Some(30), Some(Rows::Unlabelled)),
+        (Some(30), Some(Rows::All)),
+        (Some(30), Some(Rows::Starved)),
+    ] {
         let config = config.clone().with_anchors(anchors).with_restoration(rows.map(restoration));
-        let (model, history) = config.fit::<Dispatch>(&set, &training(), |_, _| ()).unwrap();
-        assert_eq!(model.graph.dims(), [178, anchors.unwrap_or(178)]);
-        let accuracy = history.accuracy().unwrap().best_test;
+        let model = config.fit::<Dispatch>(&set, &training()).unwrap();
+        assert_learned(&model, &set);
+        let accuracy = model.history().accuracy().unwrap().best_test;
         assert!(accuracy > 0.7, "{anchors:?}, {rows:?}: {accuracy}");
     }
 }
@@ -208,15 +285,22 @@ fn a_search_selects_by_validation() {
     let config = LgiConfig::new().with_epochs(15).with_restoration(Some(restoration(Rows::Unlabelled)));
     let grid = Grid { k: vec![5, 10], tau: vec![3, 6], strength: vec![Strength::Rho(0.1)] };
     let mut told = 0;
-    let found = grid.search::<Dispatch>(&config, &set, 2, &training(), |_| told += 1).unwrap();
+    let found = grid.search::<Dispatch, _>(&config, &set, 2, &training(), |_| told += 1).unwrap();
     assert_eq!((found.len(), told), (4, 4));
     let means: Vec<f64> = found.iter().map(|(_, point)| mean_std(&point.trials.validation).0).collect();
     assert!(means.is_sorted_by(|a, b| a >= b), "{means:?}");
     let (best, point) = &found[0];
     assert_eq!((best.knn.k, best.restoration.as_ref().unwrap().tau), (point.k, point.tau.unwrap()));
+    // Models that learn their graph are searched in the same way.
+    let config = GrcnConfig::new().with_k(10).with_epochs(5).with_restoration(config.restoration);
+    let found = grid.search::<Dispatch, _>(&config, &set, 1, &training(), |_| ()).unwrap();
+    assert_eq!(found.len(), 4);
+    let trials = config.trials::<Dispatch>(&set, 2, &training(), |_, _, _| ()).unwrap();
+    assert_eq!(trials.accuracies.len(), 2);
+    let config = LgiConfig::new().with_epochs(15).with_restoration(config.restoration);
     let mut unvalidated = set.clone();
     unvalidated.split.validation.clear();
-    let error = grid.search::<Dispatch>(&config, &unvalidated, 2, &training(), |_| ()).unwrap_err();
+    let error = grid.search::<Dispatch, _>(&config, &unvalidated, 2, &training(), |_| ()).unwrap_err();
     assert!(error.to_string().contains("validation nodes"), "{error}");
 }
 
@@ -242,8 +326,15 @@ fn bad_settings_and_data_are_errors() {
     let plain = leanburn_tests::device().unwrap();
     assert!(config.fit::<Dispatch>(&set, &plain).unwrap_err().to_string().contains("autodiff"));
     let slaps = SlapsConfig::cora(GeneratorKind::Mlp).with_epochs(1);
-    let error = slaps.fit::<Dispatch>(&set, &training(), |_, _| ()).unwrap_err().to_string();
+    let error = slaps.fit::<Dispatch>(&set, &training()).err().unwrap().to_string();
     assert!(error.contains("both zeros and others"), "{error}");
+    let error = GrcnConfig::new().with_k(179).fit::<Dispatch>(&set, &training()).err().unwrap().to_string();
+    assert!(error.contains("setting `k`: expected 1 to 178"), "{error}");
+    // Standardised features are negative, too.
+    let error = IdglConfig::new().fit::<Dispatch>(&set, &training()).err().unwrap().to_string();
+    assert!(error.contains("numbers from 0 on"), "{error}");
+    let error = config.trials::<Dispatch>(&set, 0, &training(), |_, _, _| ()).unwrap_err().to_string();
+    assert!(error.contains("trials"), "{error}");
 }
 
 fn planetoid_set(name: &str) -> Option<NodeSet> {

@@ -18,7 +18,7 @@ use leanburn_core::{
 };
 
 use crate::{
-    Features, Graph,
+    Features, Graph, checks,
     sparse::{SparseMatrix, Tape, with_gradient},
 };
 
@@ -47,17 +47,11 @@ impl GcnConfig {
     ///
     /// When a width is 0, there are fewer than 2 layers, or dropout is not from 0 to below 1.
     pub fn init<B: Backend>(&self, generator: &mut Generator, device: &B::Device) -> Result<Gcn<B>> {
-        for (field, value, least) in [
-            ("features", self.features, 1),
-            ("classes", self.classes, 1),
-            ("hidden", self.hidden, 1),
-            ("layers", self.layers, 2),
-        ] {
-            if value < least {
-                return Err(Error::setting(field, format!("at least {least}"), value));
-            }
+        checks::counts(&[("features", self.features), ("classes", self.classes), ("hidden", self.hidden)])?;
+        if self.layers < 2 {
+            return Err(Error::setting("layers", "at least 2", self.layers));
         }
-        check_dropout("dropout", self.dropout)?;
+        checks::dropouts(&[("dropout", self.dropout)])?;
         let mut width = self.features;
         let layers = (1..=self.layers)
             .map(|layer| {
@@ -68,14 +62,13 @@ impl GcnConfig {
             .collect();
         Ok(Gcn { layers, dropout: self.dropout })
     }
-}
 
-/// Checks a probability of dropout.
-pub(crate) fn check_dropout(field: &str, dropout: f64) -> Result<()> {
-    if (0.0..1.0).contains(&dropout) {
-        return Ok(());
+    /// The shapes of its weights.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = [usize; 2]> + use<> {
+        let middle = std::iter::repeat_n([self.hidden, self.hidden], self.layers.saturating_sub(2));
+        let (first, last) = ([self.features, self.hidden], [self.hidden, self.classes]);
+        std::iter::once(first).chain(middle).chain([last])
     }
-    Err(Error::setting(field, "0 to below 1", dropout))
 }
 
 /// One layer: a linear map, whose result is propagated along the graph.

@@ -13,6 +13,7 @@
 //!
 //! A [`NodeSet`] holds [`Features`], labels and a [`Split`]; a [`Graph`] is made of it.
 
+mod checks;
 mod csr;
 mod dataset;
 mod features;

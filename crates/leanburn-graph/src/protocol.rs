@@ -1,5 +1,9 @@
 //! How models of nodes are trained, selected and reported, whatever they are.
 
+use burn::{
+    optim::{AdamConfig, decay::WeightDecayConfig},
+    tensor::{Tensor, backend::Backend},
+};
 use leanburn_core::{Result, train};
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +85,18 @@ pub struct Accuracy {
     pub best_test: f64,
     /// Of the last epoch.
     pub last: f64,
+}
+
+/// PyTorch's Adam.
+///
+/// - `weight_decay`: L2 penalty added to the gradient
+pub(crate) fn adam(weight_decay: f32) -> AdamConfig {
+    AdamConfig::new().with_epsilon(1e-8).with_weight_decay(Some(WeightDecayConfig::new(weight_decay)))
+}
+
+/// The value of a tensor `[1]`.
+pub(crate) fn number<B: Backend>(tensor: Tensor<B, 1>) -> f32 {
+    tensor.into_data().iter::<f32>().next().expect("it has one value")
 }
 
 /// Trains `learner`, and gives its model of the selected epoch with the history of all.

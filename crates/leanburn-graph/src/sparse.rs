@@ -4,7 +4,7 @@
 //! contracted with the entries by a batched matrix product. On a CPU this is bound by memory alone, and no backend adds
 //! to the same place from two threads, as scattering would.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use burn::{
     module::AutodiffModule,
@@ -35,7 +35,6 @@ pub struct Pattern<B: Backend> {
     order: Tensor<B, 1, Int>,
     /// For each entry, its place in the padded entries of all batches, one after another.
     unpadded: Tensor<B, 1, Int>,
-    rows: usize,
     entries: usize,
     has_empty_rows: bool,
 }
@@ -107,7 +106,6 @@ impl<B: Backend> Pattern<B> {
             has_empty_rows: first_row < matrix.rows(),
             order: ints(order, device),
             unpadded: ints(unpadded, device),
-            rows: matrix.rows(),
             entries: matrix.entries(),
         }
     }
@@ -231,7 +229,7 @@ pub struct LearnedMatrix<B: Backend> {
     backward: Pattern<B>,
     /// For each entry of the transpose, its place here.
     transposed: Tensor<B, 1, Int>,
-    columns: usize,
+    places: Arc<Csr>,
 }
 
 impl<B: Backend> LearnedMatrix<B> {
@@ -242,18 +240,26 @@ impl<B: Backend> LearnedMatrix<B> {
             forward: Pattern::new(matrix, device),
             backward: Pattern::new(&transpose, device),
             transposed: ints(places.into_iter().map(i64::from).collect(), device),
-            columns: matrix.width(),
+            places: Arc::new(matrix.clone()),
         }
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.forward.rows
+        self.places.rows()
     }
 
     /// Number of columns.
     pub fn columns(&self) -> usize {
-        self.columns
+        self.places.width()
+    }
+
+    /// The matrix of these values, on the host; what is 0 is left out.
+    ///
+    /// - values: `[entries]`
+    pub fn to_csr(&self, values: Tensor<B, 1>) -> Csr {
+        let values: Vec<f32> = values.into_data().iter::<f32>().collect();
+        Csr { values, ..Csr::clone(&self.places) }.without_zeros()
     }
 
     /// The product of the matrix of these values by a dense one.
@@ -291,9 +297,9 @@ impl<B: Backend> LearnedMatrix<B> {
 /// enters more than one cut, or a cut and the loss, has to go through [`shared`](Self::shared). And when a pass ends, Burn
 /// 0.21 tidies up after graphs that were abandoned, with more than is theirs: while a tape waits, nothing else may be
 /// computed of the same parameters with gradients recorded and then dropped without a pass.
-#[derive(Default)]
 pub struct Tape<B: AutodiffBackend> {
     cuts: Vec<Cut<B>>,
+    records: bool,
 }
 
 struct Cut<B: AutodiffBackend> {
@@ -307,10 +313,21 @@ type Gradient<B> =
     dyn Fn(&<B as AutodiffBackend>::Gradients) -> Option<Tensor<<B as AutodiffBackend>::InnerBackend, 1>>;
 type PullBack<B> = dyn FnOnce(Tensor<<B as AutodiffBackend>::InnerBackend, 1>) -> Tensor<B, 1>;
 
+impl<B: AutodiffBackend> Default for Tape<B> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<B: AutodiffBackend> Tape<B> {
     /// A tape without cuts.
     pub fn new() -> Self {
-        Self { cuts: Vec::new() }
+        Self { cuts: Vec::new(), records: true }
+    }
+
+    /// A tape that records nothing, to evaluate what training computes; for parameters that need no gradient.
+    pub fn blank() -> Self {
+        Self { cuts: Vec::new(), records: false }
     }
 
     /// A value that autodiff takes as given, whose gradient `pull_back` hands on: it gives a scalar `[1]` that has the
@@ -320,6 +337,9 @@ impl<B: AutodiffBackend> Tape<B> {
         output: Tensor<B::InnerBackend, D>,
         pull_back: impl FnOnce(Tensor<B::InnerBackend, D>) -> Tensor<B, 1> + 'static,
     ) -> Tensor<B, D> {
+        if !self.records {
+            return Tensor::from_inner(output);
+        }
         let output = Tensor::from_inner(output).require_grad();
         let (leaf, shape) = (output.clone(), output.dims());
         self.cuts.push(Cut {

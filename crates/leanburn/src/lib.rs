@@ -57,7 +57,8 @@ pub mod prelude {
     pub use crate::graph::{
         Features, Graph, NodeSet, Split,
         knn::KnnConfig,
-        lgi::{Lgi, LgiConfig, RestorationConfig},
+        learners::GraphModel,
+        lgi::{Experiment, Lgi, LgiConfig, RestorationConfig},
     };
     pub use burn::{Dispatch, DispatchDevice};
 }

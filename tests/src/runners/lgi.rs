@@ -12,7 +12,7 @@ use leanburn::{
         gcn::{FixedGraph, Gcn, GcnConfig},
         knn::{KnnConfig, Metric},
         learners::{
-            Adjacency,
+            Adjacency, GraphModel, classify,
             grcn::{self, Grcn, GrcnConfig},
             idgl::{self, Idgl, IdglConfig},
             slaps::{self, DenoisingLoss, GeneratorKind, GraphGenerator, NonLinearity, Slaps, SlapsConfig},
@@ -558,7 +558,7 @@ pub(super) fn slaps_loss(case: &Case, device: &DispatchDevice) -> Result<Outputs
         let adj = (parameters.adj.val() + noise).into_data();
         full = Some(("model1.graph_gen.Adj".to_owned(), adj));
     }
-    networks = case.load_with(networks, Slaps::<Dispatch>::published_name, full.clone())?;
+    networks = case.load_with(networks, SlapsConfig::published_name, full.clone())?;
 
     let labelled: Vec<usize> = (0..settings.labelled_count).collect();
     let labels: Vec<i64> = case.input("labels")?.iter::<i64>().collect();
@@ -579,7 +579,7 @@ pub(super) fn slaps_loss(case: &Case, device: &DispatchDevice) -> Result<Outputs
     outputs.tensor("raw_adj", generated.raw.valid().to_dense());
     outputs.tensor("adj", generated.adjacency.valid().to_dense());
     let denoising = model1.loss(&config, &context, &masked, &generated.adjacency, &mut draws, &mut tape);
-    let logits = slaps::classify(model2, context.input(), &generated.adjacency, &mut draws, &mut tape);
+    let logits = classify(model2, context.input(), &generated.adjacency, &mut draws, &mut tape);
     outputs.tensor("logits", logits.clone().inner());
     let classifying = node_loss(logits, &labels, &labelled);
     outputs.tensor("loss_dae", denoising.clone().inner());
@@ -587,7 +587,7 @@ pub(super) fn slaps_loss(case: &Case, device: &DispatchDevice) -> Result<Outputs
     let loss = denoising * config.lambda + classifying;
     outputs.tensor("loss", loss.clone().inner());
     let found = tape.backward(loss, &networks);
-    for (name, gradient) in gradients::by_name(&networks, &found, Slaps::<Dispatch>::published_name)? {
+    for (name, gradient) in gradients::by_name(&networks, &found, SlapsConfig::published_name)? {
         outputs.data(format!("grad.{name}"), gradient);
     }
     // After the gradients: a graph that no pass goes through would be in their way.
@@ -665,7 +665,7 @@ pub(super) fn grcn_loss(case: &Case, device: &DispatchDevice) -> Result<Outputs>
     let training = leanburn::device::autodiff(device.clone());
     let mut draws = Generator::new(0);
     let networks: Grcn<Dispatch> = config.init(settings.features, settings.classes, &mut draws, &training);
-    let networks = case.load(networks, Grcn::<Dispatch>::published_name)?;
+    let networks = case.load(networks, GrcnConfig::published_name)?;
     let given = graph_of(&case.reference("given.adj")?)?;
     let mut outputs = Outputs::default();
     let mut last = None;
@@ -686,7 +686,7 @@ pub(super) fn grcn_loss(case: &Case, device: &DispatchDevice) -> Result<Outputs>
         let loss = node_loss(logits, &labels, &labelled);
         outputs.tensor("loss", loss.clone().inner());
         let found = tape.backward(loss, &networks);
-        for (name, gradient) in gradients::by_name(&networks, &found, Grcn::<Dispatch>::published_name)? {
+        for (name, gradient) in gradients::by_name(&networks, &found, GrcnConfig::published_name)? {
             outputs.data(format!("grad.{name}"), gradient);
         }
         let _: &Adjacency<Dispatch> = &revised.adjacency;
@@ -765,7 +765,8 @@ pub(super) fn idgl_epoch(case: &Case, device: &DispatchDevice) -> Result<Outputs
     let mut outputs = Outputs::default();
     outputs.tensor("init_adj", context.initial().expect("there are no anchors").inner());
     outputs.tensor("raw_adj", output.first_raw.inner());
-    outputs.tensor("adj", output.first.expect("there are no anchors").inner());
+    let first = output.first.to_dense().expect("there are no anchors");
+    outputs.tensor("adj", first.inner());
     outputs.tensor("graph_loss", output.graph_loss.inner());
     outputs.tensor("last_raw_adj", output.last_raw.inner());
     outputs.tensor("output_train", output.log_probabilities.inner().narrow(0, 0, labelled.len()));

@@ -1,6 +1,6 @@
 //! Adjacency matrices that are learned, dense or sparse.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Once};
 
 use burn::tensor::{
     Device, Tensor, TensorData,
@@ -8,11 +8,12 @@ use burn::tensor::{
 };
 use leanburn_core::{Result, nn::dropout, random::Generator};
 
+use super::model::LearnedGraph;
 use crate::{
     Csr, Features, Normalization,
-    knn::{Metric, Search},
-    lgi::{RestorationConfig, Rows, Strength},
-    sparse::{LearnedMatrix, SparseMatrix, Tape},
+    knn::{Metric, Search, Ties},
+    lgi::{RestorationConfig, Rows, Strength, mask, warning},
+    sparse::{LearnedMatrix, SparseMatrix, Tape, ints},
 };
 
 /// Added to divisors of the normalisations, as in the official codes.
@@ -25,38 +26,6 @@ pub enum Adjacency<B: AutodiffBackend> {
     Dense(Tensor<B, 2>),
     /// The places of the entries, and their values `[entries]`.
     Sparse(LearnedMatrix<B::InnerBackend>, Tensor<B, 1>),
-}
-
-/// The adjacency of a learned graph, in evaluation.
-#[derive(Debug, Clone)]
-pub enum LearnedGraph<B: Backend> {
-    /// `[nodes, nodes]`
-    Dense(Tensor<B, 2>),
-    /// The places of the entries, and their values `[entries]`.
-    Sparse(LearnedMatrix<B>, Tensor<B, 1>),
-}
-
-impl<B: Backend> LearnedGraph<B> {
-    /// `A x`
-    ///
-    /// - x, output: `[nodes, width]`
-    pub fn product(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match self {
-            Self::Dense(adjacency) => adjacency.clone().matmul(x),
-            Self::Sparse(matrix, values) => matrix.product(values.clone(), x),
-        }
-    }
-
-    /// All entries, `[nodes, nodes]`.
-    pub fn to_dense(&self) -> Tensor<B, 2> {
-        match self {
-            Self::Dense(adjacency) => adjacency.clone(),
-            Self::Sparse(matrix, values) => {
-                let nodes = matrix.rows();
-                matrix.product(values.clone(), Tensor::eye(nodes, &values.device()))
-            }
-        }
-    }
 }
 
 impl<B: AutodiffBackend> Adjacency<B> {
@@ -138,31 +107,141 @@ pub(crate) fn normalise_dense<B: Backend>(
     }
 }
 
-/// A dense graph with restored connections.
-///
-/// - adjacency, similarity, output: `[nodes, nodes]`
-pub(crate) fn restored_dense<B: Backend>(
-    restoration: &RestorationConfig,
-    labelled: &[usize],
-    is_labelled: &[bool],
-    adjacency: Tensor<B, 2>,
-    similarity: Tensor<B, 2>,
-) -> Tensor<B, 2> {
-    let nodes = is_labelled.len();
-    let on_host = |tensor: &Tensor<B, 2>| tensor.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
-    let (weights, similarities) = (on_host(&adjacency), on_host(&similarity));
-    let reaches = |row: usize| labelled.iter().any(|&node| weights[row * nodes + node] > 0.0);
-    let filled = restoration.filled_rows(is_labelled, reaches);
-    let ties = LabelledTies::by_entries(restoration, &similarities, labelled, &filled);
-    let own = (0..nodes).filter(|&row| filled[row]).flat_map(|row| &weights[row * nodes..(row + 1) * nodes]);
-    let own: f64 = own.map(|&weight| f64::from(weight)).sum();
-    let restored = ties
-        .entries
-        .iter()
-        .map(|&(row, column, _)| f64::from(similarities[row as usize * nodes + column as usize]));
-    let alpha = restoration.alpha(own, restored.sum());
-    let mask = ties.mask::<B>(nodes, &adjacency.device());
-    adjacency + similarity * mask * alpha
+/// The labelled nodes, to which connections are restored.
+pub(crate) struct Labelled<'a> {
+    nodes: &'a [usize],
+    known: Vec<bool>,
+    /// That restored connections outweigh the others is told once.
+    warned: Once,
+}
+
+impl<'a> Labelled<'a> {
+    /// - count: of all nodes
+    /// - nodes: the labelled ones, ascending
+    pub(crate) fn new(count: usize, nodes: &'a [usize]) -> Self {
+        Self { nodes, known: mask(count, nodes), warned: Once::new() }
+    }
+
+    /// Number of all nodes.
+    pub(crate) fn of(&self) -> usize {
+        self.known.len()
+    }
+
+    pub(crate) fn contains(&self, node: usize) -> bool {
+        self.known[node]
+    }
+
+    /// The matrix `[nodes, nodes]` whose columns of labelled nodes are these, `[nodes, labelled]`.
+    pub(crate) fn entries(&self, columns: &[f32]) -> Csr {
+        let of_columns = Csr::from_dense(columns, self.nodes.len());
+        Csr {
+            width: self.of(),
+            columns: of_columns.columns.iter().map(|&place| self.nodes[place as usize] as u32).collect(),
+            ..of_columns
+        }
+    }
+
+    /// The labelled nodes' rows or columns of `x`.
+    pub(crate) fn select<B: Backend>(&self, x: Tensor<B, 2>, dimension: usize) -> Tensor<B, 2> {
+        let nodes = ints(self.nodes.iter().map(|&node| node as i64).collect(), &x.device());
+        x.select(dimension, nodes)
+    }
+
+    /// Which rows are filled.
+    ///
+    /// - `reaches_labelled`: whether a row of the present graph has a labelled neighbour
+    pub(crate) fn filled(
+        &self,
+        restoration: &RestorationConfig,
+        reaches_labelled: impl Fn(usize) -> bool,
+    ) -> Vec<bool> {
+        restoration.filled(&self.known, reaches_labelled)
+    }
+
+    /// The factor of the restored weights.
+    ///
+    /// - own, restored: sums of the weights of the filled rows
+    pub(crate) fn alpha(&self, restoration: &RestorationConfig, own: f64, restored: f64) -> f64 {
+        let alpha = match restoration.strength {
+            Strength::Alpha(alpha) => alpha,
+            Strength::Rho(_) if restored == 0.0 => 0.0,
+            Strength::Rho(rho) => rho * own / restored,
+        };
+        if own > 0.0
+            && let Some(warning) = warning(alpha * restored / own)
+        {
+            self.warned.call_once(|| log::warn!("{warning}"));
+        }
+        alpha
+    }
+
+    /// The restored weights: alpha times the similarities to the tau labelled nodes most like each filled row.
+    ///
+    /// - sums: of the rows of the present graph
+    /// - `reaches_labelled`: whether a row of the present graph has a labelled neighbour
+    /// - similarity, output: `[nodes, labelled]`
+    pub(crate) fn restored<B: Backend>(
+        &self,
+        restoration: &RestorationConfig,
+        sums: &[f32],
+        reaches_labelled: impl Fn(usize) -> bool,
+        similarity: Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
+        let [nodes, labelled] = similarity.dims();
+        let filled = self.filled(restoration, reaches_labelled);
+        let similarities = on_host(&similarity);
+        let mut ties = vec![0.0_f32; nodes * labelled];
+        let (mut own, mut restored) = (0.0, 0.0);
+        for row in (0..nodes).filter(|&row| filled[row]) {
+            own += f64::from(sums[row]);
+            let of_row = &similarities[row * labelled..(row + 1) * labelled];
+            let mut places: Vec<usize> = (0..labelled).collect();
+            if restoration.tau < labelled {
+                let nearer = |&a: &usize, &b: &usize| of_row[b].total_cmp(&of_row[a]).then(a.cmp(&b));
+                places.select_nth_unstable_by(restoration.tau, nearer);
+                places.truncate(restoration.tau);
+            }
+            for place in places.into_iter().filter(|&place| !restoration.clip || of_row[place] > 0.0) {
+                ties[row * labelled + place] = 1.0;
+                restored += f64::from(of_row[place]);
+            }
+        }
+        let alpha = self.alpha(restoration, own, restored);
+        let ties = Tensor::from_data(TensorData::new(ties, [nodes, labelled]), &similarity.device());
+        similarity * ties * alpha
+    }
+
+    /// A dense graph with restored connections.
+    ///
+    /// - adjacency, similarity, output: `[nodes, nodes]`
+    pub(crate) fn restored_dense<B: Backend>(
+        &self,
+        restoration: &RestorationConfig,
+        adjacency: Tensor<B, 2>,
+        similarity: Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
+        let (nodes, labelled) = (self.of(), self.nodes.len());
+        let weights =
+            (restoration.rows == Rows::Starved).then(|| on_host(&self.select(adjacency.clone(), 1)));
+        let reaches = |row: usize| {
+            let weights = weights.as_ref().expect("they are looked at for starved rows alone");
+            weights[row * labelled..(row + 1) * labelled].iter().any(|&weight| weight > 0.0)
+        };
+        let sums = on_host(&adjacency.clone().sum_dim(1));
+        // [labelled, nodes]: products, since assigned columns would be gathered back one by one.
+        let mut places = vec![0.0_f32; labelled * nodes];
+        for (place, &node) in self.nodes.iter().enumerate() {
+            places[place * nodes + node] = 1.0;
+        }
+        let places = Tensor::from_data(TensorData::new(places, [labelled, nodes]), &adjacency.device());
+        let of_labelled = similarity.matmul(Tensor::transpose(places.clone()));
+        adjacency + self.restored(restoration, &sums, reaches, of_labelled).matmul(places)
+    }
+}
+
+/// The values of a tensor, row by row.
+pub(crate) fn on_host<B: Backend>(x: &Tensor<B, 2>) -> Vec<f32> {
+    x.clone().into_data().iter::<f32>().collect()
 }
 
 /// A sparse combination of learned values: the places of the result, and the linear map from the values to its entries.
@@ -227,106 +306,35 @@ pub(crate) fn normalise_sparse<B: AutodiffBackend>(
     }
 }
 
-/// The tau labelled nodes most like each filled row.
-pub(crate) struct LabelledTies {
-    /// Row, labelled node, and its place among the labelled ones.
-    pub(crate) entries: Vec<(u32, u32, u32)>,
-}
-
-impl LabelledTies {
-    /// By the inner products of embeddings.
-    ///
-    /// - embeddings: `[nodes, width]`
-    /// - filled: whether each row is
-    pub(crate) fn by_embeddings<B: Backend>(
-        restoration: &RestorationConfig,
-        embeddings: &Features,
-        labelled: &[usize],
-        filled: &[bool],
-        device: &B::Device,
-    ) -> Result<Self> {
-        let metric = Metric::InnerProduct;
-        let search = Search {
-            features: embeddings,
-            candidates: labelled,
-            metric,
-            k: restoration.tau,
-            not_itself: false,
-            ties: crate::knn::Ties::First,
-        };
-        let nearest = search.run::<B>(device)?;
-        let mut entries = Vec::new();
-        for row in (0..filled.len()).filter(|&row| filled[row]) {
-            let (chosen, similarities) = nearest.row(row);
-            for (&place, _) in chosen
-                .iter()
-                .zip(similarities)
-                .filter(|(_, similarity)| !restoration.clip || **similarity > 0.0)
-            {
-                entries.push((row as u32, labelled[place as usize] as u32, place));
+/// The places of connections to the tau labelled nodes most like each filled row, by the inner products of embeddings.
+///
+/// - embeddings: `[nodes, width]`
+/// - filled: whether each row is
+pub(crate) fn labelled_ties<B: Backend>(
+    restoration: &RestorationConfig,
+    embeddings: &Features,
+    labelled: &Labelled,
+    filled: &[bool],
+    device: &B::Device,
+) -> Result<Csr> {
+    let search = Search {
+        features: embeddings,
+        candidates: labelled.nodes,
+        metric: Metric::InnerProduct,
+        k: restoration.tau,
+        not_itself: false,
+        ties: Ties::First,
+    };
+    let nearest = search.run::<B>(device)?;
+    let nodes = filled.len();
+    let mut entries = Vec::new();
+    for row in (0..nodes).filter(|&row| filled[row]) {
+        let (chosen, similarities) = nearest.row(row);
+        for (&place, &similarity) in chosen.iter().zip(similarities) {
+            if !restoration.clip || similarity > 0.0 {
+                entries.push((row as u32, labelled.nodes[place as usize] as u32, 1.0));
             }
         }
-        Ok(Self { entries })
     }
-
-    /// By the entries of a dense matrix.
-    ///
-    /// - similarity: `[nodes, nodes]`, row by row
-    pub(crate) fn by_entries(
-        restoration: &RestorationConfig,
-        similarity: &[f32],
-        labelled: &[usize],
-        filled: &[bool],
-    ) -> Self {
-        let nodes = filled.len();
-        let mut entries = Vec::new();
-        for row in (0..nodes).filter(|&row| filled[row]) {
-            let of_row = &similarity[row * nodes..(row + 1) * nodes];
-            let mut places: Vec<usize> = (0..labelled.len()).collect();
-            places.sort_by(|&a, &b| of_row[labelled[b]].total_cmp(&of_row[labelled[a]]));
-            places.truncate(restoration.tau);
-            places.retain(|&place| !restoration.clip || of_row[labelled[place]] > 0.0);
-            entries.extend(places.iter().map(|&place| (row as u32, labelled[place] as u32, place as u32)));
-        }
-        Self { entries }
-    }
-
-    /// 1 at each tie, `[nodes, nodes]`.
-    pub(crate) fn mask<B: Backend>(&self, nodes: usize, device: &B::Device) -> Tensor<B, 2> {
-        let mut mask = vec![0.0_f32; nodes * nodes];
-        for &(row, column, _) in &self.entries {
-            mask[row as usize * nodes + column as usize] = 1.0;
-        }
-        Tensor::from_data(TensorData::new(mask, [nodes, nodes]), device)
-    }
-}
-
-impl RestorationConfig {
-    /// Which rows are filled.
-    ///
-    /// - `reaches_labelled`: whether a row of the present graph has a labelled neighbour
-    pub(crate) fn filled_rows(
-        &self,
-        labelled: &[bool],
-        reaches_labelled: impl Fn(usize) -> bool,
-    ) -> Vec<bool> {
-        (0..labelled.len())
-            .map(|node| match self.rows {
-                Rows::All => true,
-                Rows::Unlabelled => !labelled[node],
-                Rows::Starved => !labelled[node] && !reaches_labelled(node),
-            })
-            .collect()
-    }
-
-    /// The factor of the restored weights.
-    ///
-    /// - own, restored: sums of the weights of the filled rows
-    pub(crate) fn alpha(&self, own: f64, restored: f64) -> f64 {
-        match self.strength {
-            Strength::Alpha(alpha) => alpha,
-            Strength::Rho(_) if restored == 0.0 => 0.0,
-            Strength::Rho(rho) => rho * own / restored,
-        }
-    }
+    Ok(Csr::from_entries(nodes, nodes, entries))
 }

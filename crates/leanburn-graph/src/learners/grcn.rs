@@ -4,7 +4,7 @@
 use burn::{
     config::Config,
     module::{AutodiffModule, Module, Param},
-    optim::{Adam, AdamConfig, Optimizer, adaptor::OptimizerAdaptor, decay::WeightDecayConfig},
+    optim::{Adam, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{
         Tensor, TensorData,
         activation::relu,
@@ -21,16 +21,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     adjacency::{
-        Adjacency, Combination, LabelledTies, LearnedGraph, normalise_dense, normalise_sparse,
-        restored_dense, unit_rows,
+        Adjacency, Combination, Labelled, labelled_ties, normalise_dense, normalise_sparse, on_host,
+        unit_rows,
     },
-    slaps::{Diagonal, Input},
+    classifier::Input,
+    model::{GraphModel, LARGEST_DENSE, LearnedGraph, Sizes, Trained},
+    slaps::Diagonal,
 };
 use crate::{
-    Csr, Features, Graph, NodeSet, Normalization,
-    gcn::{GcnLayer, check_dropout},
+    Csr, Features, Graph, NodeSet, Normalization, checks,
+    gcn::GcnLayer,
     knn::{KnnConfig, Metric, Search},
-    lgi::{RestorationConfig, labelled_loss, mask, targets},
+    lgi::{RestorationConfig, Varied, labelled_loss, targets},
     protocol::{self, History, Learner},
     sparse::{LearnedMatrix, SparseMatrix, Tape},
 };
@@ -141,28 +143,26 @@ impl GrcnConfig {
     }
 
     fn validate(&self, set: &NodeSet) -> Result<()> {
-        check_dropout("dropout", self.dropout)?;
+        checks::dropouts(&[("dropout", self.dropout)])?;
         if self.k == 0 || self.k > set.nodes() {
             return Err(Error::setting("k", format!("1 to {}, the number of nodes", set.nodes()), self.k));
         }
+        if !self.sparse && set.nodes() > LARGEST_DENSE {
+            let expected = format!("true for more than {LARGEST_DENSE} nodes");
+            return Err(Error::setting("sparse", expected, "false"));
+        }
         let [first, second] = self.hidden_graph;
-        for (field, value) in [
+        checks::counts(&[
             ("epochs", self.epochs),
             ("hidden", self.hidden),
             ("hidden_graph", first),
             ("hidden_graph", second),
-        ] {
-            if value == 0 {
-                return Err(Error::setting(field, "at least 1", value));
-            }
-        }
-        for (field, value) in
-            [("learning_rate", self.learning_rate), ("learning_rate_graph", self.learning_rate_graph)]
-        {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::setting(field, "0 or a positive number", value));
-            }
-        }
+        ])?;
+        checks::not_negative(&[
+            ("learning_rate", self.learning_rate),
+            ("learning_rate_graph", self.learning_rate_graph),
+            ("weight_decay", self.weight_decay.into()),
+        ])?;
         match &self.restoration {
             Some(restoration) => restoration.validate(set.nodes(), &set.split.train),
             None => Ok(()),
@@ -202,22 +202,17 @@ pub struct Grcn<B: Backend> {
     pub graph: Branch<B>,
 }
 
-impl<B: Backend> Grcn<B> {
-    /// The published name of a parameter.
-    pub fn published_name(path: &str) -> String {
-        let path = path.strip_prefix("base.").or_else(|| path.strip_prefix("graph.")).unwrap_or(path);
-        path.strip_suffix(".w").map_or(path.to_owned(), |layer| format!("{layer}.W"))
-    }
-}
-
 /// Features, the given graph and the labelled nodes, on a device.
 pub struct Context<'a, B: Backend> {
     features: &'a Features,
     input: Input<B>,
+    /// All features, which layers that scale each one need: `[nodes, features]`.
+    dense: Option<Tensor<B, 2>>,
     given: Graph,
+    /// The given graph, `[nodes, nodes]`, where the revised one is dense.
+    given_dense: Option<Tensor<B, 2>>,
     normalised: SparseMatrix<B>,
-    labelled: &'a [usize],
-    is_labelled: Vec<bool>,
+    labelled: Labelled<'a>,
     device: B::Device,
 }
 
@@ -235,13 +230,18 @@ impl<'a, B: Backend> Context<'a, B> {
         device: &B::Device,
     ) -> Result<Self> {
         let normalised = given.normalised(config.normalization)?;
+        let nodes = features.rows();
+        let given_dense = (!config.sparse).then(|| {
+            Tensor::from_data(TensorData::new(given.adjacency().to_dense(), [nodes, nodes]), device)
+        });
         Ok(Self {
             features,
             input: Input::new(features, device),
+            dense: (config.layers == LayerKind::Diag).then(|| features.to_tensor(device)),
             normalised: SparseMatrix::new(normalised.adjacency(), device),
             given,
-            labelled,
-            is_labelled: mask(features.rows(), labelled),
+            given_dense,
+            labelled: Labelled::new(nodes, labelled),
             device: device.clone(),
         })
     }
@@ -268,7 +268,7 @@ impl<B: AutodiffBackend> Branch<B> {
         let first = match &self.conv_graph {
             GraphConv::Dense(layer) => context.input.linear_train(&layer.linear, tape),
             GraphConv::Diag(diagonal) => {
-                let x = context.features.to_tensor::<B::InnerBackend>(&context.device);
+                let x = context.dense.clone().expect("a context of layers that scale has them");
                 Tensor::from_inner(x) * diagonal.w.val().unsqueeze_dim(0)
             }
         };
@@ -294,10 +294,9 @@ impl<B: AutodiffBackend> Branch<B> {
     ) -> Result<Revised<B>> {
         let embeddings = self.embeddings(config, context, tape);
         let embeddings = tape.shared(embeddings);
-        if config.sparse {
-            sparse(config, context, tape, embeddings)
-        } else {
-            Ok(dense(config, context, tape, embeddings))
+        match &context.given_dense {
+            Some(given) => Ok(dense(config, context, given, tape, embeddings)),
+            None => sparse(config, context, tape, embeddings),
         }
     }
 }
@@ -305,12 +304,13 @@ impl<B: AutodiffBackend> Branch<B> {
 fn dense<B: AutodiffBackend>(
     config: &GrcnConfig,
     context: &Context<B::InnerBackend>,
+    given: &Tensor<B::InnerBackend, 2>,
     tape: &mut Tape<B>,
     embeddings: Tensor<B, 2>,
 ) -> Revised<B> {
     let nodes = context.features.rows();
     let similarity = embeddings.clone().matmul(embeddings.transpose());
-    let values: Vec<f32> = similarity.clone().inner().into_data().iter::<f32>().collect();
+    let values = on_host(&similarity);
     let mut kept = vec![0.0_f32; nodes * nodes];
     let mut order: Vec<u32> = (0..nodes as u32).collect();
     for row in 0..nodes {
@@ -324,12 +324,9 @@ fn dense<B: AutodiffBackend>(
     }
     let kept = Tensor::<B, 2>::from_data(TensorData::new(kept, [nodes, nodes]), &similarity.device());
     let revised = similarity.clone() * kept;
-    let given = context.given.adjacency().to_dense();
-    let given = Tensor::from_data(TensorData::new(given, [nodes, nodes]), &similarity.device());
-    let mut adjacency: Tensor<B, 2> = revised.clone() + given;
+    let mut adjacency: Tensor<B, 2> = revised.clone() + Tensor::from_inner(given.clone());
     if let Some(restoration) = &config.restoration {
-        let Context { labelled, is_labelled, .. } = context;
-        adjacency = restored_dense(restoration, labelled, is_labelled, adjacency, similarity);
+        adjacency = context.labelled.restored_dense(restoration, adjacency, similarity);
     }
     let normalised = normalise_dense(adjacency, config.normalization);
     Revised { adjacency: Adjacency::Dense(tape.shared(normalised)), similarity: Adjacency::Dense(revised) }
@@ -343,7 +340,7 @@ fn sparse<B: AutodiffBackend>(
 ) -> Result<Revised<B>> {
     let nodes = context.features.rows();
     let width = embeddings.dims()[1];
-    let values: Vec<f32> = embeddings.clone().inner().into_data().iter::<f32>().collect();
+    let values = on_host(&embeddings);
     if let Some(place) = values.iter().position(|value| !value.is_finite()) {
         return Err(Error::data(
             format!("embedding of node {}", place / width),
@@ -351,10 +348,10 @@ fn sparse<B: AutodiffBackend>(
             values[place],
         ));
     }
-    let on_host = Features::Dense { values, columns: width };
+    let embedded = Features::Dense { values, columns: width };
     let all: Vec<usize> = (0..nodes).collect();
     let search = Search {
-        features: &on_host,
+        features: &embedded,
         candidates: &all,
         metric: Metric::InnerProduct,
         k: config.k,
@@ -385,33 +382,26 @@ fn sparse<B: AutodiffBackend>(
     add(&places, 1.0);
     add(given, 1.0);
     if let Some(restoration) = &config.restoration {
-        let reaches = |row: usize| {
-            let linked =
-                |matrix: &Csr| matrix.row(row).0.iter().any(|&column| context.is_labelled[column as usize]);
-            linked(&places) || linked(given)
-        };
-        let filled = restoration.filled_rows(&context.is_labelled, reaches);
-        let device = &context.device;
-        let ties = LabelledTies::by_embeddings::<B::InnerBackend>(
-            restoration,
-            &on_host,
-            context.labelled,
-            &filled,
-            device,
-        )?;
-        let entries = ties.entries.iter().map(|&(row, column, _)| (row, column, 1.0)).collect();
-        let added = Csr::from_entries(nodes, nodes, entries);
+        let sums =
+            |values: &Tensor<B, 1>| values.clone().inner().into_data().iter::<f64>().collect::<Vec<f64>>();
+        let weights = [sums(&values[0]), sums(&values[1])];
+        let Context { labelled, device, .. } = context;
+        let filled = labelled.filled(restoration, |row| {
+            [&places, given].iter().zip(&weights).any(|(matrix, weights)| {
+                let mut entries = matrix.offsets[row]..matrix.offsets[row + 1];
+                entries.any(|place| labelled.contains(matrix.columns[place] as usize) && weights[place] > 0.0)
+            })
+        });
+        let added = labelled_ties::<B::InnerBackend>(restoration, &embedded, labelled, &filled, device)?;
         let restored =
             tape.inner_products(&LearnedMatrix::new(&added, device), embeddings.clone(), embeddings);
         let restored = tape.shared(restored);
-        let sums =
-            |values: &Tensor<B, 1>| values.clone().inner().into_data().iter::<f64>().collect::<Vec<f64>>();
         let of_filled = |matrix: &Csr, values: &[f64]| -> f64 {
             let rows = (0..nodes).filter(|&row| filled[row]);
             rows.flat_map(|row| &values[matrix.offsets[row]..matrix.offsets[row + 1]]).sum()
         };
-        let own = of_filled(&places, &sums(&values[0])) + of_filled(given, &sums(&values[1]));
-        let alpha = restoration.alpha(own, sums(&restored).iter().sum());
+        let own = of_filled(&places, &weights[0]) + of_filled(given, &weights[1]);
+        let alpha = labelled.alpha(restoration, own, sums(&restored).iter().sum());
         add(&added, alpha as f32);
         values.push(restored);
     }
@@ -441,41 +431,60 @@ impl<B: AutodiffBackend> Base<B> {
     }
 }
 
-/// Networks and a graph, as they were trained.
-#[derive(Debug, Clone)]
-pub struct GrcnModel<B: Backend> {
-    /// The networks.
-    pub networks: Grcn<B>,
-    /// The revised graph.
-    pub graph: LearnedGraph<B>,
-    /// Logits of all nodes, `[nodes, classes]`, row by row.
-    pub logits: Vec<f32>,
-}
+impl GraphModel for GrcnConfig {
+    type Networks<B: Backend> = Grcn<B>;
 
-impl GrcnConfig {
-    /// Trains both networks on `set`.
-    ///
-    /// # Errors
-    ///
-    /// When a setting is out of its range or does not fit `set`, the device does not record gradients, or training
-    /// diverges.
-    pub fn fit<B: AutodiffBackend>(
+    fn varied_settings(&mut self) -> Varied<'_> {
+        Varied { seed: &mut self.seed, k: &mut self.k, restoration: &mut self.restoration }
+    }
+
+    fn networks<B: Backend>(&self, sizes: Sizes, device: &B::Device) -> Result<Grcn<B>> {
+        Ok(self.init(sizes.features, sizes.classes, &mut Generator::new(0), device))
+    }
+
+    fn weights(&self, sizes: Sizes) -> impl Iterator<Item = [usize; 2]> {
+        let Sizes { features, classes, .. } = sizes;
+        let [first, second] = self.hidden_graph;
+        let branch = match self.layers {
+            LayerKind::Dense => [[features, first], [first, second]],
+            LayerKind::Diag => [[1, features]; 2],
+        };
+        [[features, self.hidden], [self.hidden, classes]].into_iter().chain(branch)
+    }
+
+    fn published_name(path: &str) -> String {
+        let path = path.strip_prefix("base.").or_else(|| path.strip_prefix("graph.")).unwrap_or(path);
+        path.strip_suffix(".w").map_or(path.to_owned(), |layer| format!("{layer}.W"))
+    }
+
+    fn logits<B: Backend>(
+        &self,
+        networks: &Grcn<B>,
+        features: &Features,
+        graph: &LearnedGraph<B>,
+    ) -> Tensor<B, 2> {
+        let Base { conv1, conv2 } = &networks.base;
+        let input = Input::new(features, &conv1.linear.weight.val().device());
+        let hidden = relu(graph.product(input.linear(&conv1.linear)));
+        graph.product(conv2.linear.forward(hidden))
+    }
+
+    fn train<B: AutodiffBackend>(
         &self,
         set: &NodeSet,
         device: &B::Device,
         progress: impl FnMut(usize, &History),
-    ) -> Result<(GrcnModel<B::InnerBackend>, History)> {
+    ) -> Result<(Trained<Self, B::InnerBackend>, History)> {
         self.validate(set)?;
         train::check_records_gradients::<B>(device)?;
         let given = self.knn.graph::<B::InnerBackend>(&set.features, device.inner())?;
         let context = Context::new(self, &set.features, given, &set.split.train, device.inner())?;
         let mut weights = Generator::stream(self.seed, streams::INITIAL_WEIGHTS);
-        let adam = || AdamConfig::new().with_epsilon(1e-8);
         let mut learner = GrcnLearner::<B> {
             config: self,
             networks: self.init(set.features.columns(), set.classes, &mut weights, device),
-            base_optimizer: adam().with_weight_decay(Some(WeightDecayConfig::new(self.weight_decay))).init(),
-            graph_optimizer: adam().init(),
+            base_optimizer: protocol::adam(self.weight_decay).init(),
+            graph_optimizer: protocol::adam(0.0).init(),
             targets: targets(set, device),
             generator: Generator::stream(self.seed, streams::DROPOUT),
             evaluated: None,
@@ -493,11 +502,12 @@ struct GrcnLearner<'a, B: AutodiffBackend> {
     graph_optimizer: OptimizerAdaptor<Adam, Branch<B>, B>,
     targets: Tensor<B, 2>,
     generator: Generator,
-    evaluated: Option<(LearnedGraph<B::InnerBackend>, Vec<f32>)>,
+    /// The graph of the last evaluation.
+    evaluated: Option<LearnedGraph<B::InnerBackend>>,
 }
 
 impl<B: AutodiffBackend> Learner for GrcnLearner<'_, B> {
-    type Model = GrcnModel<B::InnerBackend>;
+    type Model = Trained<GrcnConfig, B::InnerBackend>;
 
     fn step(&mut self, _epoch: usize) -> Result<f32> {
         let Self { config, context, networks, .. } = self;
@@ -510,24 +520,19 @@ impl<B: AutodiffBackend> Learner for GrcnLearner<'_, B> {
         let base = self.base_optimizer.step(config.learning_rate, networks.base.clone(), of_base);
         let graph = self.graph_optimizer.step(config.learning_rate_graph, networks.graph.clone(), of_graph);
         self.networks = Grcn { base, graph };
-        Ok(loss.into_data().iter::<f32>().next().expect("the loss is a number"))
+        Ok(protocol::number(loss))
     }
 
     fn logits(&mut self) -> Result<Vec<f32>> {
-        let mut tape = Tape::new();
-        let adjacency = self.networks.graph.revise(self.config, &self.context, &mut tape)?.adjacency;
-        let logits =
-            self.networks.base.forward(&self.context, &adjacency, 0.0, &mut self.generator, &mut tape);
-        let sum = logits.clone().sum();
-        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-        // A graph that no pass goes through would be in the way of the next step's gradients.
-        tape.backward_two(sum, &self.networks.base, &self.networks.graph);
-        self.evaluated = Some((adjacency.valid(), logits.clone()));
-        Ok(logits)
+        let networks = self.networks.clone().no_grad();
+        let mut tape = Tape::blank();
+        let adjacency = networks.graph.revise(self.config, &self.context, &mut tape)?.adjacency;
+        let logits = networks.base.forward(&self.context, &adjacency, 0.0, &mut self.generator, &mut tape);
+        self.evaluated = Some(adjacency.valid());
+        Ok(on_host(&logits))
     }
 
     fn model(&self) -> Self::Model {
-        let (graph, logits) = self.evaluated.clone().expect("the epoch was evaluated");
-        GrcnModel { networks: self.networks.valid(), graph, logits }
+        (self.networks.valid(), self.evaluated.clone().expect("the epoch was evaluated"))
     }
 }

@@ -2,12 +2,14 @@
 //! from the hidden layer along it, until it no longer changes. With anchors, nodes are linked to a few of them instead of
 //! to each other.
 
+use std::cell::OnceCell;
+
 use burn::{
     config::Config,
     module::{AutodiffModule, Module, Param},
-    optim::{AdamConfig, GradientsParams, Optimizer, adaptor::OptimizerAdaptor, decay::WeightDecayConfig},
+    optim::{GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{
-        Tensor,
+        Int, Tensor,
         activation::{log_softmax, relu},
         backend::{AutodiffBackend, Backend, DeviceOps},
     },
@@ -19,13 +21,15 @@ use leanburn_core::{
     train,
 };
 
-use super::adjacency::{restored_dense, unit_rows};
+use super::{
+    adjacency::{Labelled, on_host, unit_rows},
+    model::{GraphModel, LARGEST_DENSE, LearnedGraph, Sizes, Trained},
+};
 use crate::{
-    Graph, NodeSet, Normalization,
-    gcn::check_dropout,
+    Features, Graph, NodeSet, Normalization, Split, checks,
     knn::KnnConfig,
-    lgi::{RestorationConfig, mask, targets},
-    protocol::{self, History, Learner},
+    lgi::{RestorationConfig, Rows, Varied, targets_of},
+    protocol::{self, History, Learner, number},
     sparse::{SparseMatrix, ints},
 };
 
@@ -158,64 +162,61 @@ impl IdglConfig {
     }
 
     fn validate(&self, set: &NodeSet) -> Result<()> {
-        for (field, value) in [
+        checks::dropouts(&[
             ("dropout", self.dropout),
             ("feat_adj_dropout", self.feat_adj_dropout),
             ("gl_dropout", self.gl_dropout),
-        ] {
-            check_dropout(field, value)?;
-        }
-        for (field, value) in [
+        ])?;
+        checks::counts(&[
             ("epochs", self.epochs),
             ("hidden", self.hidden),
             ("perspectives", self.perspectives),
             ("patience", self.patience),
-        ] {
-            if value == 0 {
-                return Err(Error::setting(field, "at least 1", value));
+        ])?;
+        let nodes = set.nodes();
+        if self.k < 2 || self.k > nodes {
+            return Err(Error::setting("k", format!("2 to {nodes}, the number of nodes"), self.k));
+        }
+        match self.anchors {
+            Some(anchors) if anchors == 0 || anchors > nodes => {
+                let expected = format!("1 to {nodes}, the number of nodes");
+                return Err(Error::setting("anchors", expected, anchors));
             }
+            None if nodes > LARGEST_DENSE => {
+                let expected = format!("some, for more than {LARGEST_DENSE} nodes");
+                return Err(Error::setting("anchors", expected, "none"));
+            }
+            _ => (),
         }
-        if self.k < 2 || self.k > set.nodes() {
-            return Err(Error::setting("k", format!("2 to {}, the number of nodes", set.nodes()), self.k));
-        }
-        if let Some(anchors) = self.anchors
-            && (anchors == 0 || anchors > set.nodes())
-        {
-            return Err(Error::setting(
-                "anchors",
-                format!("1 to {}, the number of nodes", set.nodes()),
-                anchors,
-            ));
-        }
-        for (field, value) in [
+        checks::not_negative(&[
             ("epsilon", self.epsilon),
             ("eps_adj", self.eps_adj),
             ("learning_rate", self.learning_rate),
             ("weight_decay", self.weight_decay.into()),
-        ] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::setting(field, "0 or a positive number", value));
-            }
-        }
-        for (field, value) in
-            [("graph_skip_conn", self.graph_skip_conn), ("update_adj_ratio", self.update_adj_ratio)]
-        {
-            if !(0.0..=1.0).contains(&value) {
-                return Err(Error::setting(field, "0 to 1", value));
-            }
-        }
+            ("smoothness_ratio", self.smoothness_ratio),
+            ("degree_ratio", self.degree_ratio),
+            ("sparsity_ratio", self.sparsity_ratio),
+            ("graph_learn_ratio", self.graph_learn_ratio),
+        ])?;
+        checks::shares(&[
+            ("graph_skip_conn", self.graph_skip_conn),
+            ("update_adj_ratio", self.update_adj_ratio),
+        ])?;
         if !set.features.is_non_negative() {
-            return Err(Error::data(
-                "features",
-                "numbers from 0 on, whose rows are scaled to sum 1",
-                "negative ones",
-            ));
+            let expected = "numbers from 0 on, whose rows are scaled to sum 1";
+            return Err(Error::data("features", expected, "negative ones"));
         }
+        let labelled = &set.split.train;
         match &self.restoration {
-            Some(_) if self.anchors.is_some() => {
-                Err(Error::setting("restoration", "none with anchors, which are no labelled nodes", "some"))
+            Some(restoration) => {
+                restoration.validate(nodes, labelled)?;
+                let pairs = nodes.saturating_mul(labelled.len());
+                if pairs > LARGEST_DENSE * LARGEST_DENSE {
+                    let expected = "none, or fewer labelled nodes: each node is compared with all of them";
+                    return Err(Error::setting("restoration", expected, format!("{pairs} pairs")));
+                }
+                Ok(())
             }
-            Some(restoration) => restoration.validate(set.nodes(), &set.split.train),
             None => Ok(()),
         }
     }
@@ -267,14 +268,17 @@ pub struct Idgl<B: Backend> {
 /// Features, the initial graph and the labelled nodes, on a device.
 pub struct Context<'a, B: Backend> {
     features: Tensor<B, 2>,
-    /// Symmetrically normalised; dense where every pair of nodes is learned.
     initial: Initial<B>,
-    labelled: &'a [usize],
-    is_labelled: Vec<bool>,
+    labelled: Labelled<'a>,
+    /// Of features without dropout and without anchors, which stays.
+    regularisation: OnceCell<Regularisation<B>>,
 }
 
+/// The initial graph, symmetrically normalised.
 enum Initial<B: Backend> {
+    /// Where every pair of nodes is learned.
     Dense(Tensor<B, 2>),
+    /// With anchors.
     Sparse(SparseMatrix<B>),
 }
 
@@ -297,7 +301,8 @@ impl<'a, B: Backend> Context<'a, B> {
             Some(_) => Initial::Sparse(initial),
             None => Initial::Dense(initial.product(Tensor::eye(nodes, &device))),
         };
-        Ok(Self { features, initial, labelled, is_labelled: mask(nodes, labelled) })
+        let labelled = Labelled::new(nodes, labelled);
+        Ok(Self { features, initial, labelled, regularisation: OnceCell::new() })
     }
 
     /// The initial graph, `[nodes, nodes]`, where every pair of nodes is learned.
@@ -310,38 +315,115 @@ impl<'a, B: Backend> Context<'a, B> {
 }
 
 /// What one epoch gives.
-pub struct Output<B: Backend> {
+pub struct Output<'a, B: Backend> {
     /// The first learned graph before its rows are scaled: `[nodes, nodes]`, or with anchors `[nodes, anchors]`.
     pub first_raw: Tensor<B, 2>,
-    /// The first graph that features were propagated along, `[nodes, nodes]`; none with anchors.
-    pub first: Option<Tensor<B, 2>>,
+    /// The first graph that features were propagated along.
+    pub first: Propagation<'a, B>,
     /// The regularisation of the first graph, `[1]`.
     pub graph_loss: Tensor<B, 1>,
     /// The last learned graph before its rows are scaled.
     pub last_raw: Tensor<B, 2>,
+    /// The last graph that features were propagated along.
+    pub last: Propagation<'a, B>,
     /// Log-probabilities of all nodes along the last graph, `[nodes, classes]`.
     pub log_probabilities: Tensor<B, 2>,
     /// How often the graph was refined.
     pub iterations: usize,
-    /// The training loss, `[1]`.
+    /// The loss, `[1]`.
     pub loss: Tensor<B, 1>,
 }
 
 /// A graph that was learned.
+#[derive(Clone)]
 struct Learned<B: Backend> {
     raw: Tensor<B, 2>,
-    /// With its rows scaled to sum 1.
+    /// With its rows scaled to sum 1; with anchors and restored connections, they and those are.
     rows: Tensor<B, 2>,
-    /// With anchors, with their columns scaled to sum 1, transposed: `[anchors, nodes]`.
-    columns: Option<Tensor<B, 2>>,
+    anchored: Option<Anchored<B>>,
 }
 
-impl<B: Backend> Learned<B> {
+/// What a graph between nodes and anchors has in addition.
+#[derive(Clone)]
+struct Anchored<B: Backend> {
+    /// The graph with its columns scaled to sum 1, transposed: `[anchors, nodes]`.
+    columns: Tensor<B, 2>,
+    /// The graph between anchors, which are linked through the nodes that both are linked to: `[anchors, anchors]`.
+    between: Tensor<B, 2>,
+    /// Connections to the labelled nodes, `[nodes, labelled]`.
+    restored: Option<Tensor<B, 2>>,
+}
+
+/// What features are propagated along.
+#[derive(Clone)]
+pub enum Propagation<'a, B: Backend> {
+    /// `[nodes, nodes]`
+    Dense(Tensor<B, 2>),
+    /// The initial graph with its weight, and graphs between nodes and anchors with theirs.
+    Anchored(Parts<'a, B>),
+}
+
+/// A sum of graphs.
+#[derive(Clone)]
+pub struct Parts<'a, B: Backend> {
+    initial: (&'a SparseMatrix<B>, f64),
+    learned: Vec<(Learned<B>, f64)>,
+    labelled: &'a Labelled<'a>,
+}
+
+impl<B: Backend> Propagation<'_, B> {
+    /// `A x`
+    ///
+    /// - x, output: `[nodes, width]`
     fn product(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match &self.columns {
-            Some(columns) => self.rows.clone().matmul(columns.clone().matmul(x)),
-            None => self.rows.clone().matmul(x),
+        match self {
+            Self::Dense(adjacency) => adjacency.clone().matmul(x),
+            Self::Anchored(Parts { initial: (initial, weight), learned, labelled }) => {
+                let sum = initial.product(x.clone()) * *weight;
+                learned.iter().fold(sum, |mut sum, (Learned { rows, anchored, .. }, weight)| {
+                    let anchored = anchored.as_ref().expect("graphs are between nodes and anchors");
+                    sum = sum + rows.clone().matmul(anchored.columns.clone().matmul(x.clone())) * *weight;
+                    match &anchored.restored {
+                        Some(restored) => {
+                            sum + restored.clone().matmul(labelled.select(x.clone(), 0)) * *weight
+                        }
+                        None => sum,
+                    }
+                })
+            }
         }
+    }
+
+    /// `[nodes, nodes]`; none with anchors.
+    pub fn to_dense(&self) -> Option<Tensor<B, 2>> {
+        match self {
+            Self::Dense(adjacency) => Some(adjacency.clone()),
+            Self::Anchored(_) => None,
+        }
+    }
+
+    /// The graph, for use without what it was made of.
+    ///
+    /// - initial: the initial graph, normalised
+    fn to_learned_graph(&self, initial: &Graph) -> LearnedGraph<B> {
+        let Parts { initial: (_, weight), learned, labelled } = match self {
+            Self::Dense(adjacency) => return LearnedGraph::Dense(adjacency.clone()),
+            Self::Anchored(parts) => parts,
+        };
+        let mut sparse = Graph::empty(initial.nodes()).plus(*weight as f32, initial).adjacency().clone();
+        let mut factors = Vec::new();
+        for (Learned { rows, anchored, .. }, weight) in learned {
+            let anchored = anchored.as_ref().expect("graphs are between nodes and anchors");
+            factors.push([rows.clone() * *weight, anchored.columns.clone()]);
+            if let Some(restored) = &anchored.restored {
+                sparse = sparse.weighted_sum(1.0, &labelled.entries(&on_host(restored)), *weight as f32);
+            }
+        }
+        let device = factors[0][0].device();
+        let LearnedGraph::Sparse(places, values) = LearnedGraph::sparse(&sparse, &device) else {
+            unreachable!("it is sparse")
+        };
+        LearnedGraph::Anchored(places, values, factors)
     }
 }
 
@@ -356,118 +438,81 @@ fn noisy<B: Backend>(x: Tensor<B, 2>, probability: f64, noise: &mut Option<&mut 
 impl<B: Backend> Idgl<B> {
     /// One epoch: the first graph, its refinements, and the loss of all.
     ///
-    /// - targets: `[nodes, classes]`, one over the number of labelled nodes at the class of each of them
+    /// - targets: `[nodes, classes]`, one over the number of nodes that are trained on at the class of each of them
     /// - anchors: the nodes that are anchors, if the configuration has some
     /// - noise: of dropout; none in evaluation
-    pub fn forward(
+    pub fn forward<'a>(
         &self,
         config: &IdglConfig,
-        context: &Context<B>,
+        context: &'a Context<'a, B>,
         targets: &Tensor<B, 2>,
         anchors: Option<&[usize]>,
         mut noise: Option<&mut Generator>,
-    ) -> Output<B> {
+    ) -> Output<'a, B> {
         let device = context.features.device();
         let anchors =
             anchors.map(|nodes| ints::<B>(nodes.iter().map(|&node| node as i64).collect(), &device));
         let features = noisy(context.features.clone(), config.feat_adj_dropout, &mut noise);
         let support = features.clone().matmul(self.encoder.graph_encoders[0].weight.val());
-        let (products, lengths) = comparisons(&features, anchors.as_ref());
-
-        let mut first = Self::learn(config, context, &self.graph_learner, &features, anchors.as_ref());
-        let (graph_loss, mut loss) = {
-            let regularised = if config.max_iter > 0 && anchors.is_none() {
-                noisy(first.raw.clone(), config.feat_adj_dropout, &mut noise)
-            } else {
-                first.raw.clone()
-            };
-            first.raw = regularised;
-            let graph_loss = graph_loss(config, &first, &products, &lengths);
-            (graph_loss.clone(), graph_loss)
-        };
-        // Propagation along the initial graph, the first one and the latest one.
-        let skip = config.graph_skip_conn;
-        let (dense_first, propagate_first): (Option<Tensor<B, 2>>, _) = match &context.initial {
-            Initial::Dense(initial) => {
-                let adjacency = initial.clone() * skip + first.rows.clone() * (1.0 - skip);
-                let adjacency = noisy(adjacency, config.feat_adj_dropout, &mut noise);
-                (
-                    Some(adjacency.clone()),
-                    Box::new(move |x: Tensor<B, 2>| adjacency.clone().matmul(x))
-                        as Box<dyn Fn(Tensor<B, 2>) -> Tensor<B, 2> + '_>,
-                )
-            }
-            Initial::Sparse(initial) => {
-                let first = &first;
-                (
-                    None,
-                    Box::new(move |x: Tensor<B, 2>| {
-                        initial.product(x.clone()) * skip + first.product(x) * (1.0 - skip)
-                    }) as _,
-                )
-            }
+        let regularisation = if noise.is_none() && anchors.is_none() {
+            context.regularisation.get_or_init(|| Regularisation::new(config, &features, None)).clone()
+        } else {
+            Regularisation::new(config, &features, anchors.as_ref())
         };
         let last_weight = || self.encoder.graph_encoders[1].weight.val();
-        let mut hidden = noisy(relu(propagate_first(support.clone())), config.dropout, &mut noise);
-        let classify = |hidden: &Tensor<B, 2>, propagate: &dyn Fn(Tensor<B, 2>) -> Tensor<B, 2>| {
-            log_softmax(propagate(hidden.clone().matmul(last_weight())), 1)
+        let classify = |hidden: &Tensor<B, 2>, propagation: &Propagation<B>| {
+            log_softmax(propagation.product(hidden.clone().matmul(last_weight())), 1)
         };
-        let mut log_probabilities = classify(&hidden, &*propagate_first);
         let nll =
             |log_probabilities: &Tensor<B, 2>| (log_probabilities.clone() * targets.clone()).sum().neg();
-        loss = loss + nll(&log_probabilities);
 
-        let scale = scalar(first.raw.clone().square().sum()).max(EPSILON);
-        let ratio = config.update_adj_ratio;
-        let mut iterations = 0;
+        let mut learned = Self::learn(config, context, &self.graph_learner, &features, anchors.as_ref());
+        if config.max_iter > 0 && anchors.is_none() {
+            learned.raw = noisy(learned.raw, config.feat_adj_dropout, &mut noise);
+        }
+        let first_raw = learned.raw.clone();
+        let graph_loss = regularisation.loss(config, &learned);
+        let mut first = context.propagation(config.graph_skip_conn, learned);
+        if let Propagation::Dense(adjacency) = first {
+            first = Propagation::Dense(noisy(adjacency, config.feat_adj_dropout, &mut noise));
+        }
+        let mut hidden = noisy(relu(first.product(support.clone())), config.dropout, &mut noise);
+        let mut log_probabilities = classify(&hidden, &first);
+        let mut loss = nll(&log_probabilities) + graph_loss.clone();
+
+        let scale = f64::from(number(first_raw.clone().square().sum())).max(EPSILON);
+        let (mut iterations, mut last) = (0, first.clone());
         let mut later: Option<Tensor<B, 1>> = None;
-        let mut previous = first.raw.clone();
+        let mut last_raw = first_raw.clone();
         while iterations < config.max_iter {
             iterations += 1;
-            let latest = Self::learn(config, context, &self.graph_learner2, &hidden, anchors.as_ref());
-            let propagate = |x: Tensor<B, 2>| {
-                let of_latest = match &context.initial {
-                    Initial::Dense(initial) => {
-                        initial.clone().matmul(x.clone()) * skip + latest.product(x.clone()) * (1.0 - skip)
-                    }
-                    Initial::Sparse(initial) => {
-                        initial.product(x.clone()) * skip + latest.product(x.clone()) * (1.0 - skip)
-                    }
-                };
-                of_latest * ratio + propagate_first(x) * (1.0 - ratio)
-            };
-            hidden = noisy(relu(propagate(support.clone())), config.gl_dropout, &mut noise);
-            log_probabilities = classify(&hidden, &propagate);
-            let mut of_iteration =
-                nll(&log_probabilities) + self::graph_loss(config, &latest, &products, &lengths);
-            let change = (latest.raw.clone() - previous.clone()).square().sum();
-            let relative = scalar(change.clone()) / scale;
+            let learned = Self::learn(config, context, &self.graph_learner2, &hidden, anchors.as_ref());
+            let raw = learned.raw.clone();
+            let of_graph = regularisation.loss(config, &learned);
+            last =
+                context.propagation(config.graph_skip_conn, learned).mixed(config.update_adj_ratio, &first);
+            hidden = noisy(relu(last.product(support.clone())), config.gl_dropout, &mut noise);
+            log_probabilities = classify(&hidden, &last);
+            let mut of_iteration = nll(&log_probabilities) + of_graph;
+            let change = (raw.clone() - last_raw).square().sum();
+            let relative = f64::from(number(change.clone())) / scale;
             if config.graph_learn_ratio > 0.0 {
-                let count = latest.raw.shape().num_elements() as f64;
+                let count = raw.shape().num_elements() as f64;
                 of_iteration = of_iteration + change * (config.graph_learn_ratio / count);
             }
             later = Some(match later {
                 Some(sum) => sum + of_iteration,
                 None => of_iteration,
             });
-            previous = latest.raw;
+            last_raw = raw;
             if relative <= config.eps_adj {
                 break;
             }
         }
-        drop(propagate_first);
         if let Some(later) = later {
             loss = loss + later / iterations as f64;
         }
-        Output {
-            first_raw: first.raw,
-            first: dense_first,
-            graph_loss,
-            last_raw: previous,
-            log_probabilities,
-            iterations,
-            loss,
-        }
+        Output { first_raw, first, graph_loss, last_raw, last, log_probabilities, iterations, loss }
     }
 
     fn learn(
@@ -475,108 +520,190 @@ impl<B: Backend> Idgl<B> {
         context: &Context<B>,
         learner: &GraphLearner<B>,
         x: &Tensor<B, 2>,
-        anchors: Option<&Tensor<B, 1, burn::tensor::Int>>,
+        anchors: Option<&Tensor<B, 1, Int>>,
     ) -> Learned<B> {
         let nodes = learner.perspectives(x);
-        let others =
-            anchors.map_or_else(|| nodes.clone(), |anchors| nodes.clone().select(0, anchors.clone()));
-        let similarity = nodes.matmul(others.transpose());
-        let mut raw = similarity.clone().mask_fill(similarity.clone().lower_equal_elem(config.epsilon), 0.0);
-        if let Some(restoration) = &config.restoration {
-            let Context { labelled, is_labelled, .. } = context;
-            raw = restored_dense(restoration, labelled, is_labelled, raw, similarity);
-        }
-        let rows = raw.clone() / raw.clone().sum_dim(1).clamp_min(EPSILON);
-        let columns = anchors.map(|_| (raw.clone() / raw.clone().sum_dim(0).clamp_min(EPSILON)).transpose());
-        Learned { raw, rows, columns }
+        let kept = |similarity: Tensor<B, 2>| {
+            similarity.clone().mask_fill(similarity.lower_equal_elem(config.epsilon), 0.0)
+        };
+        let Some(anchors) = anchors else {
+            let similarity = nodes.clone().matmul(nodes.transpose());
+            let mut raw = kept(similarity.clone());
+            if let Some(restoration) = &config.restoration {
+                raw = context.labelled.restored_dense(restoration, raw, similarity);
+            }
+            let rows = raw.clone() / raw.clone().sum_dim(1).clamp_min(EPSILON);
+            return Learned { raw, rows, anchored: None };
+        };
+        let raw = kept(nodes.clone().matmul(nodes.clone().select(0, anchors.clone()).transpose()));
+        let columns = (raw.clone() / raw.clone().sum_dim(0).clamp_min(EPSILON)).transpose();
+        let sums = raw.clone().sum_dim(1);
+        let own = raw.clone() / sums.clone().clamp_min(EPSILON);
+        let between = raw.clone().transpose().matmul(own.clone());
+        let Some(restoration) = &config.restoration else {
+            return Learned { raw, rows: own, anchored: Some(Anchored { columns, between, restored: None }) };
+        };
+        // Nodes reach labelled ones through the anchors that both are linked to.
+        let labelled = &context.labelled;
+        let reaching = (restoration.rows == Rows::Starved).then(|| {
+            let links = raw.clone().greater_elem(0.0).float();
+            on_host(&links.clone().matmul(labelled.select(links, 0).sum_dim(0).transpose()))
+        });
+        let reaches = |row: usize| reaching.as_ref().is_some_and(|reaching| reaching[row] > 0.0);
+        let similarity = nodes.clone().matmul(labelled.select(nodes, 0).transpose());
+        let restored = labelled.restored(restoration, &on_host(&sums), reaches, similarity);
+        let sums = (sums + restored.clone().sum_dim(1)).clamp_min(EPSILON);
+        let rows = raw.clone() / sums.clone();
+        Learned { raw, rows, anchored: Some(Anchored { columns, between, restored: Some(restored / sums) }) }
     }
 }
 
-/// What smoothness compares: the inner products of nodes, or anchors, and their squared lengths.
-fn comparisons<B: Backend>(
-    features: &Tensor<B, 2>,
-    anchors: Option<&Tensor<B, 1, burn::tensor::Int>>,
-) -> (Tensor<B, 2>, Tensor<B, 2>) {
-    let compared =
-        anchors.map_or_else(|| features.clone(), |nodes| features.clone().select(0, nodes.clone()));
-    (compared.clone().matmul(compared.clone().transpose()), compared.square().sum_dim(1))
+impl<'a, B: Backend> Context<'a, B> {
+    /// A learned graph together with the initial one.
+    ///
+    /// - skip: share of the initial one
+    fn propagation(&'a self, skip: f64, learned: Learned<B>) -> Propagation<'a, B> {
+        match &self.initial {
+            Initial::Dense(initial) => {
+                Propagation::Dense(initial.clone() * skip + learned.rows * (1.0 - skip))
+            }
+            Initial::Sparse(initial) => Propagation::Anchored(Parts {
+                initial: (initial, skip),
+                learned: vec![(learned, 1.0 - skip)],
+                labelled: &self.labelled,
+            }),
+        }
+    }
 }
 
-/// Smoothness, degrees and sparsity of a learned graph, `[1]`; with anchors, of the graph between them.
-fn graph_loss<B: Backend>(
-    config: &IdglConfig,
-    learned: &Learned<B>,
-    products: &Tensor<B, 2>,
-    lengths: &Tensor<B, 2>,
-) -> Tensor<B, 1> {
-    let adjacency = match &learned.columns {
-        None => learned.raw.clone(),
-        // Two anchors are linked through the nodes that both are linked to.
-        Some(_) => learned.raw.clone().transpose().matmul(learned.rows.clone()),
-    };
-    let [nodes, _] = adjacency.dims();
-    let (n, pairs) = (nodes as f64, (nodes * nodes) as f64);
-    let sums = adjacency.clone().sum_dim(1);
-    let smoothness = (sums.clone() * lengths.clone()).sum() - (adjacency.clone() * products.clone()).sum();
-    let degree = (sums + EPSILON).log().sum();
-    let sparsity = adjacency.square().sum();
-    smoothness * (config.smoothness_ratio / pairs) - degree * (config.degree_ratio / n)
-        + sparsity * (config.sparsity_ratio / pairs)
+impl<B: Backend> Propagation<'_, B> {
+    /// A share of this and the rest of another.
+    fn mixed(self, share: f64, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Anchored(mut parts), Self::Anchored(others)) => {
+                parts.initial.1 = parts.initial.1 * share + others.initial.1 * (1.0 - share);
+                parts.learned.iter_mut().for_each(|(_, weight)| *weight *= share);
+                let others = others.learned.iter().cloned();
+                parts.learned.extend(others.map(|(learned, weight)| (learned, weight * (1.0 - share))));
+                Self::Anchored(parts)
+            }
+            (Self::Dense(adjacency), Self::Dense(other)) => {
+                Self::Dense(adjacency * share + other.clone() * (1.0 - share))
+            }
+            _ => unreachable!("a context's graphs are of one kind"),
+        }
+    }
 }
 
-fn scalar<B: Backend>(tensor: Tensor<B, 1>) -> f64 {
-    tensor.into_data().iter::<f64>().next().expect("it has one value")
-}
-
-/// Networks as they were trained.
+/// What is common to the regularisation of all graphs of an epoch, which compares features of linked nodes, or anchors.
 #[derive(Debug, Clone)]
-pub struct IdglModel<B: Backend> {
-    /// The networks.
-    pub networks: Idgl<B>,
-    /// The last graph before its rows are scaled: `[nodes, nodes]`, or with anchors `[nodes, anchors]`.
-    pub graph: Tensor<B, 2>,
-    /// Logits of all nodes, `[nodes, classes]`, row by row.
-    pub logits: Vec<f32>,
+struct Regularisation<B: Backend> {
+    /// The inner products of features, if the smoothness of features counts.
+    products: Option<Tensor<B, 2>>,
+    /// The squared lengths of features, `[nodes, 1]`.
+    lengths: Tensor<B, 2>,
 }
 
-impl IdglConfig {
-    /// Trains the networks on `set`.
-    ///
-    /// # Errors
-    ///
-    /// When a setting is out of its range or does not fit `set`, the device does not record gradients, or training
-    /// diverges.
-    pub fn fit<B: AutodiffBackend>(
+impl<B: Backend> Regularisation<B> {
+    fn new(config: &IdglConfig, features: &Tensor<B, 2>, anchors: Option<&Tensor<B, 1, Int>>) -> Self {
+        let compared =
+            anchors.map_or_else(|| features.clone(), |nodes| features.clone().select(0, nodes.clone()));
+        let products =
+            (config.smoothness_ratio > 0.0).then(|| compared.clone().matmul(compared.clone().transpose()));
+        Self { products, lengths: compared.square().sum_dim(1) }
+    }
+
+    /// Smoothness, degrees and sparsity of a learned graph, `[1]`; with anchors, of the graph between them.
+    fn loss(&self, config: &IdglConfig, learned: &Learned<B>) -> Tensor<B, 1> {
+        let adjacency = learned.anchored.as_ref().map_or(&learned.raw, |anchored| &anchored.between).clone();
+        let [nodes, _] = adjacency.dims();
+        let (n, pairs) = (nodes as f64, (nodes * nodes) as f64);
+        let sums = adjacency.clone().sum_dim(1);
+        let mut loss = (sums.clone() + EPSILON).log().sum() * (-config.degree_ratio / n);
+        if let Some(products) = &self.products {
+            let smoothness =
+                (sums * self.lengths.clone()).sum() - (adjacency.clone() * products.clone()).sum();
+            loss = loss + smoothness * (config.smoothness_ratio / pairs);
+        }
+        if config.sparsity_ratio > 0.0 {
+            loss = loss + adjacency.square().sum() * (config.sparsity_ratio / pairs);
+        }
+        loss
+    }
+}
+
+impl GraphModel for IdglConfig {
+    type Networks<B: Backend> = Idgl<B>;
+
+    fn varied_settings(&mut self) -> Varied<'_> {
+        Varied { seed: &mut self.seed, k: &mut self.k, restoration: &mut self.restoration }
+    }
+
+    fn networks<B: Backend>(&self, sizes: Sizes, device: &B::Device) -> Result<Idgl<B>> {
+        Ok(self.init(sizes.features, sizes.classes, &mut Generator::new(0), device))
+    }
+
+    fn weights(&self, sizes: Sizes) -> impl Iterator<Item = [usize; 2]> {
+        let Sizes { features, classes, .. } = sizes;
+        [
+            [features, self.hidden],
+            [self.hidden, classes],
+            [self.perspectives, features],
+            [self.perspectives, self.hidden],
+        ]
+        .into_iter()
+    }
+
+    /// The published layout of the encoder is Burn's own.
+    fn published_name(path: &str) -> String {
+        path.to_owned()
+    }
+
+    fn logits<B: Backend>(
+        &self,
+        networks: &Idgl<B>,
+        features: &Features,
+        graph: &LearnedGraph<B>,
+    ) -> Tensor<B, 2> {
+        let [first, last] = [0, 1].map(|layer: usize| networks.encoder.graph_encoders[layer].weight.val());
+        let features = features.row_normalised().to_tensor(&first.device());
+        let hidden = relu(graph.product(features.matmul(first)));
+        graph.product(hidden.matmul(last))
+    }
+
+    fn train<B: AutodiffBackend>(
         &self,
         set: &NodeSet,
         device: &B::Device,
         progress: impl FnMut(usize, &History),
-    ) -> Result<(IdglModel<B::InnerBackend>, History)> {
+    ) -> Result<(Trained<Self, B::InnerBackend>, History)> {
         self.validate(set)?;
         train::check_records_gradients::<B>(device)?;
         let features = set.features.row_normalised();
         // A node is the nearest to itself.
         let graph =
             KnnConfig::new().with_k(self.k - 1).graph::<B::InnerBackend>(&features, device.inner())?;
-        let labelled = &set.split.train;
-        let context = Context::new(self, features.to_tensor(device), &graph, labelled)?;
-        let valid = Context::new(self, features.to_tensor(device.inner()), &graph, labelled)?;
+        let Split { train: labelled, validation, .. } = &set.split;
+        let contexts = (
+            Context::new(self, features.to_tensor(device), &graph, labelled)?,
+            Context::new(self, features.to_tensor(device.inner()), &graph, labelled)?,
+        );
+        let watched = if validation.is_empty() { labelled } else { validation };
         let mut weights = Generator::stream(self.seed, streams::INITIAL_WEIGHTS);
         let mut learner = IdglLearner::<B> {
             config: self,
             networks: self.init(set.features.columns(), set.classes, &mut weights, device),
-            optimizer: AdamConfig::new()
-                .with_epsilon(1e-8)
-                .with_weight_decay(Some(WeightDecayConfig::new(self.weight_decay)))
-                .init(),
-            targets: targets(set, device),
+            optimizer: protocol::adam(self.weight_decay).init(),
+            targets: targets_of(set, labelled, device),
+            watched_targets: targets_of(set, watched, device.inner()),
             generator: Generator::stream(self.seed, streams::DROPOUT),
             anchors: Generator::stream(self.seed, streams::ORDER),
+            initial: graph.normalised(Normalization::Symmetric)?,
             evaluated: None,
-            best: f64::INFINITY,
+            best: f32::INFINITY,
             since: 0,
-            context,
-            valid,
+            context: &contexts.0,
+            valid: &contexts.1,
         };
         protocol::run(&mut learner, set, self.epochs, progress)
     }
@@ -584,21 +711,26 @@ impl IdglConfig {
 
 struct IdglLearner<'a, B: AutodiffBackend> {
     config: &'a IdglConfig,
-    context: Context<'a, B>,
-    valid: Context<'a, B::InnerBackend>,
+    context: &'a Context<'a, B>,
+    valid: &'a Context<'a, B::InnerBackend>,
     networks: Idgl<B>,
     optimizer: OptimizerAdaptor<burn::optim::Adam, Idgl<B>, B>,
     targets: Tensor<B, 2>,
+    /// Of the validation nodes, whose loss ends training.
+    watched_targets: Tensor<B::InnerBackend, 2>,
     generator: Generator,
     anchors: Generator,
-    evaluated: Option<(Tensor<B::InnerBackend, 2>, Vec<f32>)>,
-    best: f64,
+    /// The initial graph, normalised.
+    initial: Graph,
+    /// The last graph of the last evaluation, and the loss of the nodes that are watched.
+    evaluated: Option<(Propagation<'a, B::InnerBackend>, f32)>,
+    best: f32,
     since: usize,
 }
 
 impl<B: AutodiffBackend> IdglLearner<'_, B> {
     fn draw_anchors(&mut self) -> Option<Vec<usize>> {
-        let nodes = self.context.is_labelled.len();
+        let nodes = self.initial.nodes();
         self.config.anchors.map(|count| {
             let mut chosen = self.anchors.permutation(nodes);
             chosen.truncate(count);
@@ -608,7 +740,7 @@ impl<B: AutodiffBackend> IdglLearner<'_, B> {
 }
 
 impl<B: AutodiffBackend> Learner for IdglLearner<'_, B> {
-    type Model = IdglModel<B::InnerBackend>;
+    type Model = Trained<IdglConfig, B::InnerBackend>;
 
     fn step(&mut self, _epoch: usize) -> Result<f32> {
         let anchors = self.draw_anchors();
@@ -616,27 +748,28 @@ impl<B: AutodiffBackend> Learner for IdglLearner<'_, B> {
         let loss = networks.forward(config, context, targets, anchors.as_deref(), Some(generator)).loss;
         let gradients = GradientsParams::from_grads(loss.backward(), networks);
         self.networks = self.optimizer.step(config.learning_rate, networks.clone(), gradients);
-        Ok(loss.into_data().iter::<f32>().next().expect("the loss is a number"))
+        Ok(number(loss))
     }
 
     fn logits(&mut self) -> Result<Vec<f32>> {
         let anchors = self.draw_anchors();
-        let targets = self.targets.clone().inner();
-        let output =
-            self.networks.valid().forward(self.config, &self.valid, &targets, anchors.as_deref(), None);
-        let logits: Vec<f32> = output.log_probabilities.into_data().iter::<f32>().collect();
-        self.evaluated = Some((output.last_raw, logits.clone()));
-        Ok(logits)
+        let Self { config, valid, watched_targets, .. } = self;
+        let networks = self.networks.valid();
+        let output = networks.forward(config, valid, watched_targets, anchors.as_deref(), None);
+        self.evaluated = Some((output.last, number(output.loss)));
+        Ok(on_host(&output.log_probabilities))
     }
 
     fn model(&self) -> Self::Model {
-        let (graph, logits) = self.evaluated.clone().expect("the epoch was evaluated");
-        IdglModel { networks: self.networks.valid(), graph, logits }
+        let (last, _) = self.evaluated.as_ref().expect("the epoch was evaluated");
+        (self.networks.valid(), last.to_learned_graph(&self.initial))
     }
 
-    fn validated(&mut self, loss: f64) -> bool {
-        if loss < self.best {
-            (self.best, self.since) = (loss, 0);
+    /// Watches the loss with all of its parts, as the official code does.
+    fn validated(&mut self, _loss: f64) -> bool {
+        let (_, loss) = self.evaluated.as_ref().expect("the epoch was evaluated");
+        if *loss < self.best {
+            (self.best, self.since) = (*loss, 0);
         } else {
             self.since += 1;
         }

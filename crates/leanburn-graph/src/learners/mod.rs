@@ -7,8 +7,12 @@
 //! | [`idgl`] | IDGL: a graph is learned, and learned again from what was learned along it |
 
 mod adjacency;
+mod classifier;
 pub mod grcn;
 pub mod idgl;
+mod model;
 pub mod slaps;
 
-pub use adjacency::{Adjacency, LearnedGraph};
+pub use adjacency::Adjacency;
+pub use classifier::{Input, SparseInput, classify, evaluate};
+pub use model::{GraphModel, Learned, LearnedGraph, Sizes, Trained};

@@ -5,7 +5,7 @@ use burn::{
     config::Config,
     module::{AutodiffModule, Module, Param},
     nn::Linear,
-    optim::{Adam, AdamConfig, Optimizer, adaptor::OptimizerAdaptor, decay::WeightDecayConfig},
+    optim::{Adam, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{
         Device, Tensor, TensorData,
         activation::{relu, sigmoid},
@@ -20,21 +20,22 @@ use leanburn_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::adjacency::{
-    Adjacency, Combination, LabelledTies, LearnedGraph, inverse, normalise_dense, normalise_sparse,
-    restored_dense, unit_rows,
+use super::{
+    adjacency::{
+        Adjacency, Combination, Labelled, inverse, labelled_ties, normalise_dense, normalise_sparse,
+        unit_rows,
+    },
+    classifier::{Input, SparseInput, classify, evaluate},
+    model::{GraphModel, LARGEST_DENSE, LearnedGraph, Sizes, Trained},
 };
 use crate::{
-    Csr, Features, NodeSet, Normalization,
-    gcn::{Gcn, GcnConfig, GcnLayer, check_dropout},
+    Csr, Features, NodeSet, Normalization, checks,
+    gcn::{Gcn, GcnConfig, GcnLayer},
     knn::{KnnConfig, Metric, Nearest, Search, Ties},
-    lgi::{RestorationConfig, labelled_loss, mask, targets},
+    lgi::{RestorationConfig, Rows, Varied, labelled_loss, targets},
     protocol::{self, History, Learner},
-    sparse::{LearnedMatrix, SparseMatrix, Tape, ints, with_gradient},
+    sparse::{LearnedMatrix, Tape, ints, with_gradient},
 };
-
-/// Most nodes of a dense graph: 1.6 GB for each matrix of an epoch.
-const LARGEST_DENSE: usize = 20_000;
 
 /// What makes the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,12 +51,15 @@ pub enum GeneratorKind {
 /// What turns similarities, or parameters, into weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NonLinearity {
-    /// `elu(i s - i) + 1`, and for `FullParam` `elu(s) + 1`: dense, as entries that are not kept become `exp(-i)`.
+    /// `elu(i s - i) + 1`, and for `FullParam` `elu(s) + 1`; dense, as entries that are not kept become `exp(-i)`, but in
+    /// sparse mode.
     Elu,
-    /// `max(s, 0)`
+    /// `max(s, 0)`; of a `FullParam`, pairs that are no neighbours at first never become some.
     Relu,
-    /// `exp(s)`
+    /// `exp(s)`; dense, but in sparse mode.
     Exp,
+    /// `s`, whose negative values can make sums that have no root.
+    None,
 }
 
 /// The activation between the generator's layers.
@@ -87,7 +91,8 @@ pub struct SlapsConfig {
     /// What turns similarities into weights. Default: `NonLinearity::Relu`
     #[config(default = "NonLinearity::Relu")]
     pub non_linearity: NonLinearity,
-    /// The factor of `Elu`, and minus the first parameter of pairs that are no neighbours. Default: 6
+    /// The factor of `Elu`; for `FullParam` with `Elu` and `Exp`, minus the first parameter of pairs that are no neighbours,
+    /// where that of neighbours is 0 (else 0 and 1). Default: 6
     #[config(default = 6.0)]
     pub i: f64,
     /// Between the generator's layers. Default: `Activation::Relu`
@@ -95,8 +100,8 @@ pub struct SlapsConfig {
     pub activation: Activation,
     /// Width of the generator's output. Default: that of the features
     pub embedding: Option<usize>,
-    /// Whether the graph is made as the official sparse mode does: edges of both directions, each scaled by the sums of
-    /// kept similarities. Default: false, symmetrised and normalised
+    /// Whether the graph is made as the official sparse mode does: similarities are normalised, always symmetrically,
+    /// before the non-linearity, which is applied to kept ones alone. Default: false
     #[config(default = false)]
     pub sparse_mode: bool,
     /// Whether of equally similar nodes those are kept that PyTorch's `topk` takes on a CPU, to repeat its runs; slow, and
@@ -130,7 +135,7 @@ pub struct SlapsConfig {
     /// Dropout of the classifier's edges. Default: 0.5
     #[config(default = 0.5)]
     pub dropout_adj2: f64,
-    /// Weight of the denoising loss. Default: 10
+    /// Weight of the denoising loss; with 0 there is none, and no epochs without the classifier. Default: 10
     #[config(default = 10.0)]
     pub lambda: f64,
     /// One in `r` features that are not zero is masked. Default: 10
@@ -238,6 +243,12 @@ impl SlapsConfig {
             .with_epoch_d(2001)
     }
 
+    /// GCN trained together with its neighbours' graph (`GCN&KNN`): a parameter for every pair of nodes, and no
+    /// autoencoder. Nothing more was published of it than accuracies.
+    pub fn gcn_and_knn() -> Self {
+        Self::cora(GeneratorKind::FullParam).with_learning_rate(0.01).with_k(15).with_lambda(0.0)
+    }
+
     /// The generator of `features`.
     ///
     /// # Errors
@@ -249,29 +260,42 @@ impl SlapsConfig {
         generator: &mut Generator,
         device: &B::Device,
     ) -> Result<GraphGenerator<B>> {
-        let columns = features.columns();
         if self.k == 0 || self.k >= features.rows() {
             let expected = format!("1 to {}, the number of other nodes", features.rows() - 1);
             return Err(Error::setting("k", expected, self.k));
         }
-        Ok(match self.generator {
-            GeneratorKind::FullParam => {
-                let graph = KnnConfig::new().with_k(self.k).graph::<B>(features, device)?;
+        let mut graph_gen = self.generator(features.rows(), features.columns(), generator, device);
+        if let GraphGenerator::FullParam(parameters) = &mut graph_gen {
+            let graph = KnnConfig::new().with_k(self.k).graph::<B>(features, device)?;
+            let mut weights = graph.adjacency().to_dense();
+            if matches!(self.non_linearity, NonLinearity::Elu | NonLinearity::Exp) {
                 let i = self.i as f32;
-                let values: Vec<f32> =
-                    graph.adjacency().to_dense().iter().map(|weight| i * weight - i).collect();
-                let shape = [features.rows(), features.rows()];
-                let adj = Tensor::from_data(TensorData::new(values, shape), device);
-                GraphGenerator::FullParam(FullParam { adj: Param::from_tensor(adj) })
+                for weight in &mut weights {
+                    *weight = i * *weight - i;
+                }
+            }
+            let adj = TensorData::new(weights, [features.rows(), features.rows()]);
+            parameters.adj = Param::from_tensor(Tensor::from_data(adj, device));
+        }
+        Ok(graph_gen)
+    }
+
+    /// The generator, whose parameters of pairs are 0.
+    fn generator<B: Backend>(
+        &self,
+        nodes: usize,
+        columns: usize,
+        generator: &mut Generator,
+        device: &B::Device,
+    ) -> GraphGenerator<B> {
+        match self.generator {
+            GeneratorKind::FullParam => {
+                let adj = Param::from_tensor(Tensor::zeros([nodes, nodes], device));
+                GraphGenerator::FullParam(FullParam { adj })
             }
             GeneratorKind::Mlp => {
                 let width = self.embedding.unwrap_or(columns);
-                let middle = if width == columns {
-                    columns
-                } else {
-                    ((columns * width) as f64).sqrt().floor() as usize
-                };
-                let layers = [(columns, middle), (middle, width)].map(|(inputs, outputs)| {
+                let layers = self.embedding_layers(columns).map(|[inputs, outputs]| {
                     let mut layer: Linear<B> = linear(inputs, outputs, generator, device);
                     if width == columns {
                         layer.weight = Param::from_tensor(Tensor::eye(columns, device));
@@ -284,7 +308,15 @@ impl SlapsConfig {
                 let ones = || Diagonal { w: Param::from_tensor(Tensor::ones([columns], device)) };
                 GraphGenerator::MlpDiag(MlpDiag { layers: vec![ones(), ones()] })
             }
-        })
+        }
+    }
+
+    /// Inputs and outputs of the layers of `Mlp`.
+    fn embedding_layers(&self, columns: usize) -> [[usize; 2]; 2] {
+        let width = self.embedding.unwrap_or(columns);
+        let middle =
+            if width == columns { columns } else { (columns as f64 * width as f64).sqrt().floor() as usize };
+        [[columns, middle], [middle, width]]
     }
 
     /// The generator and the autoencoder, drawn from `generator`.
@@ -298,12 +330,21 @@ impl SlapsConfig {
         generator: &mut Generator,
         device: &B::Device,
     ) -> Result<Denoiser<B>> {
-        let columns = features.columns();
         let graph_gen = self.init_generator(features, generator, device)?;
+        Ok(self.denoiser(graph_gen, features.columns(), generator, device))
+    }
+
+    fn denoiser<B: Backend>(
+        &self,
+        graph_gen: GraphGenerator<B>,
+        columns: usize,
+        generator: &mut Generator,
+        device: &B::Device,
+    ) -> Denoiser<B> {
         let layers = [(columns, self.hidden_adj), (self.hidden_adj, columns)];
         let layers =
             layers.map(|(inputs, outputs)| GcnLayer { linear: linear(inputs, outputs, generator, device) });
-        Ok(Denoiser { layers: layers.to_vec(), graph_gen })
+        Denoiser { layers: layers.to_vec(), graph_gen }
     }
 
     /// The classifier.
@@ -315,48 +356,49 @@ impl SlapsConfig {
     }
 
     fn validate(&self, set: &NodeSet) -> Result<()> {
-        for (field, value) in [("dropout1", self.dropout1), ("dropout_adj1", self.dropout_adj1)] {
-            check_dropout(field, value)?;
-        }
-        check_dropout("dropout_adj2", self.dropout_adj2)?;
-        for (field, value) in
-            [("epochs", self.epochs), ("epoch_d", self.epoch_d), ("hidden_adj", self.hidden_adj)]
-        {
-            if value == 0 {
-                return Err(Error::setting(field, "at least 1", value));
-            }
-        }
-        for (field, value) in [
+        checks::dropouts(&[
+            ("dropout1", self.dropout1),
+            ("dropout_adj1", self.dropout_adj1),
+            ("dropout_adj2", self.dropout_adj2),
+        ])?;
+        checks::counts(&[
+            ("epochs", self.epochs),
+            ("epoch_d", self.epoch_d),
+            ("hidden_adj", self.hidden_adj),
+            ("embedding", self.embedding.unwrap_or(1)),
+        ])?;
+        checks::positive(&[
             ("learning_rate", self.learning_rate),
             ("learning_rate_adj", self.learning_rate_adj),
             ("r", self.r),
             ("i", self.i),
-        ] {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(Error::setting(field, "a positive number", value));
-            }
+        ])?;
+        checks::not_negative(&[
+            ("nr", self.nr),
+            ("lambda", self.lambda),
+            ("weight_decay", self.weight_decay.into()),
+        ])?;
+        if self.sparse_mode && self.generator == GeneratorKind::FullParam {
+            return Err(Error::setting("sparse_mode", "a generator of similarities", "`FullParam`"));
         }
-        if self.sparse_mode
-            && (self.generator == GeneratorKind::FullParam || self.non_linearity != NonLinearity::Relu)
-        {
-            return Err(Error::setting("sparse_mode", "a generator of similarities with Relu", "another"));
-        }
-        for (field, value) in
-            [("nr", self.nr), ("lambda", self.lambda), ("weight_decay", self.weight_decay.into())]
-        {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::setting(field, "0 or a positive number", value));
-            }
-        }
-        let is_dense = self.generator == GeneratorKind::FullParam || self.non_linearity != NonLinearity::Relu;
+        let is_dense = self.generator == GeneratorKind::FullParam || !self.is_sparse();
         if is_dense && set.nodes() > LARGEST_DENSE {
             let expected = format!("at most {LARGEST_DENSE} nodes for a dense graph; take another with Relu");
             return Err(Error::setting("generator", expected, set.nodes()));
         }
         match &self.restoration {
+            Some(restoration) if restoration.rows == Rows::Starved && !self.is_sparse() => {
+                let expected = "other rows for a graph that links every node to each other: none is starved";
+                Err(Error::setting("rows", expected, "Starved"))
+            }
             Some(restoration) => restoration.validate(set.nodes(), &set.split.train),
             None => Ok(()),
         }
+    }
+
+    /// Whether entries that are not kept are 0.
+    fn is_sparse(&self) -> bool {
+        self.sparse_mode || matches!(self.non_linearity, NonLinearity::Relu | NonLinearity::None)
     }
 }
 
@@ -412,78 +454,6 @@ pub struct Slaps<B: Backend> {
     pub model1: Denoiser<B>,
     /// The classifier.
     pub model2: Gcn<B>,
-}
-
-impl<B: Backend> Slaps<B> {
-    /// The published name of a parameter.
-    pub fn published_name(path: &str) -> String {
-        let path = path.replace("graph_gen.adj", "graph_gen.Adj");
-        path.strip_suffix(".w").map_or(path.clone(), |layer| format!("{layer}.W"))
-    }
-}
-
-/// Features on a device, as the input of learned networks.
-#[derive(Debug, Clone)]
-pub enum Input<B: Backend> {
-    /// `[nodes, features]`
-    Dense(Tensor<B, 2>),
-    /// The entries that are not zero.
-    Sparse(Box<SparseInput<B>>),
-}
-
-/// Sparse features on a device.
-#[derive(Debug, Clone)]
-pub struct SparseInput<B: Backend> {
-    entries: Csr,
-    /// For products with some of the values hidden.
-    places: LearnedMatrix<B>,
-    /// For products with all of them.
-    matrix: SparseMatrix<B>,
-}
-
-impl<B: Backend> Input<B> {
-    /// The features on `device`.
-    pub fn new(features: &Features, device: &B::Device) -> Self {
-        match features {
-            Features::Dense { .. } => Self::Dense(features.to_tensor(device)),
-            Features::Sparse(matrix) => Self::Sparse(Box::new(SparseInput {
-                entries: matrix.clone(),
-                places: LearnedMatrix::new(matrix, device),
-                matrix: SparseMatrix::new(matrix, device),
-            })),
-        }
-    }
-
-    /// `x W + b`
-    fn linear(&self, layer: &Linear<B>) -> Tensor<B, 2> {
-        let bias = layer.bias.as_ref().expect("the layers have biases").val().unsqueeze_dim(0);
-        match self {
-            Self::Dense(x) => x.clone().matmul(layer.weight.val()) + bias,
-            Self::Sparse(x) => x.matrix.product(layer.weight.val()) + bias,
-        }
-    }
-
-    /// `x W + b` in training.
-    pub(crate) fn linear_train<T: AutodiffBackend<InnerBackend = B>>(
-        &self,
-        layer: &Linear<T>,
-        tape: &mut Tape<T>,
-    ) -> Tensor<T, 2> {
-        let bias = layer.bias.as_ref().expect("the layers have biases").val().unsqueeze_dim(0);
-        match self {
-            Self::Dense(x) => Tensor::from_inner(x.clone()).matmul(layer.weight.val()) + bias,
-            Self::Sparse(x) => tape.product(&x.matrix, layer.weight.val()) + bias,
-        }
-    }
-
-    fn to_tensor(&self, nodes: usize, columns: usize, device: &B::Device) -> Tensor<B, 2> {
-        match self {
-            Self::Dense(x) => x.clone(),
-            Self::Sparse(x) => {
-                Tensor::from_data(TensorData::new(x.entries.to_dense(), [nodes, columns]), device)
-            }
-        }
-    }
 }
 
 /// Features that the autoencoder has to restore.
@@ -551,6 +521,13 @@ impl Masked {
             }
             offsets.push(places.len());
         }
+        if places.is_empty() {
+            // A loss needs one at least.
+            let (row, column) = (generator.below(rows), generator.below(columns));
+            offsets[row + 1..].fill(1);
+            places.push(column as u32);
+            values.push(features.value(row, column));
+        }
         Self { truth: Csr { width: columns, offsets, columns: places, values } }
     }
 
@@ -599,8 +576,7 @@ pub struct Generated<B: AutodiffBackend> {
 pub struct Context<'a, B: Backend> {
     features: &'a Features,
     input: Input<B>,
-    labelled: &'a [usize],
-    is_labelled: Vec<bool>,
+    labelled: Labelled<'a>,
     device: B::Device,
 }
 
@@ -610,8 +586,7 @@ impl<'a, B: Backend> Context<'a, B> {
         Self {
             features,
             input: Input::new(features, device),
-            labelled,
-            is_labelled: mask(features.rows(), labelled),
+            labelled: Labelled::new(features.rows(), labelled),
             device: device.clone(),
         }
     }
@@ -665,14 +640,13 @@ impl<B: AutodiffBackend> GraphGenerator<B> {
         if let Self::FullParam(FullParam { adj }) = self {
             let raw = match config.non_linearity {
                 NonLinearity::Elu => elu(adj.val()) + 1.0,
-                NonLinearity::Exp => adj.val().exp(),
-                NonLinearity::Relu => relu(adj.val()),
+                other => other.apply(adj.val(), config.i),
             };
             return Ok(dense(config, context, tape, raw.clone(), raw));
         }
         let embeddings = self.embeddings(config, context, tape).expect("the other generators embed");
         let similar = Similar::new(embeddings, config.k, config.official_ties, &context.device, tape)?;
-        if config.non_linearity == NonLinearity::Relu {
+        if config.is_sparse() {
             return sparse(config, context, tape, &similar);
         }
         let nodes = context.features.rows();
@@ -693,6 +667,7 @@ impl NonLinearity {
             Self::Elu => elu(similarity * i - i) + 1.0,
             Self::Relu => relu(similarity),
             Self::Exp => similarity.exp(),
+            Self::None => similarity,
         }
     }
 }
@@ -758,17 +733,26 @@ impl<B: AutodiffBackend> Similar<B> {
     ///
     /// - output: `[entries]`, columns ascending
     pub fn scaled(&self, device: &Device<B::InnerBackend>, tape: &mut Tape<B>) -> Tensor<B, 1> {
+        let sums = self.sums(device, tape);
+        let scales = tape.shared(inverse_roots(sums));
+        self.values.clone() * tape.inner_products(&self.matrix, scales.clone(), scales)
+    }
+
+    /// The sums of the similarities in each node's row and column, `[nodes, 1]`.
+    fn sums(&self, device: &Device<B::InnerBackend>, tape: &mut Tape<B>) -> Tensor<B, 2> {
         let ones = Tensor::ones([self.places.rows(), 1], &self.unit.device());
         let of_rows = tape.learned_product(&self.matrix, self.values.clone(), ones.clone());
         let (transpose, order) = self.places.transpose_with_places();
         let order = ints(order.into_iter().map(i64::from).collect(), device);
         let transpose = LearnedMatrix::new(&transpose, device);
         let swapped = self.values.clone().select(0, Tensor::from_inner(order));
-        let of_columns = tape.learned_product(&transpose, swapped, ones);
-        // Rows of zeros have the sum 0, and keep their zeros.
-        let scales = tape.shared(inverse((of_rows + of_columns).clamp_min(1e-12).sqrt()));
-        self.values.clone() * tape.inner_products(&self.matrix, scales.clone(), scales)
+        of_rows + tape.learned_product(&transpose, swapped, ones)
     }
+}
+
+/// `1 / sqrt(x)`; of rows of zeros, whose values stay zeros, a large number.
+fn inverse_roots<B: Backend>(sums: Tensor<B, 2>) -> Tensor<B, 2> {
+    inverse(sums.clamp_min(1e-12).sqrt())
 }
 
 /// Exponential linear unit.
@@ -787,11 +771,50 @@ fn dense<B: AutodiffBackend>(
 ) -> Generated<B> {
     let mut adjacency = (raw.clone() + raw.clone().transpose()) * 0.5;
     if let Some(restoration) = &config.restoration {
-        let Context { labelled, is_labelled, .. } = context;
-        adjacency = restored_dense(restoration, labelled, is_labelled, adjacency, similarity);
+        adjacency = context.labelled.restored_dense(restoration, adjacency, similarity);
     }
     let normalised = normalise_dense(adjacency, config.normalization);
     Generated { adjacency: Adjacency::Dense(tape.shared(normalised)), raw: Adjacency::Dense(raw) }
+}
+
+/// Connections to labelled nodes.
+struct Restored<B: AutodiffBackend> {
+    places: Csr,
+    matrix: LearnedMatrix<B::InnerBackend>,
+    /// The similarities, `[entries]`, for use in several places.
+    values: Tensor<B, 1>,
+    alpha: f64,
+}
+
+impl<B: AutodiffBackend> Restored<B> {
+    /// - weights: of the kept similarities
+    /// - terms: the row, the column, the similarity and its factor of each entry of the present graph
+    fn new(
+        restoration: &RestorationConfig,
+        context: &Context<B::InnerBackend>,
+        tape: &mut Tape<B>,
+        similar: &Similar<B>,
+        weights: Tensor<B, 1>,
+        terms: &[(u32, u32, u32, f32)],
+    ) -> Result<Self> {
+        let Context { labelled, device, .. } = context;
+        let sum_of = |values: Tensor<B, 1>| values.inner().into_data().iter::<f64>().collect::<Vec<_>>();
+        let weights = sum_of(weights);
+        let mut linked = vec![false; labelled.of()];
+        for &(row, column, place, _) in terms {
+            linked[row as usize] |= labelled.contains(column as usize) && weights[place as usize] > 0.0;
+        }
+        let filled = labelled.filled(restoration, |row| linked[row]);
+        let places =
+            labelled_ties::<B::InnerBackend>(restoration, &similar.on_host, labelled, &filled, device)?;
+        let matrix = LearnedMatrix::new(&places, device);
+        let values = tape.inner_products(&matrix, similar.unit.clone(), similar.unit.clone());
+        let values = tape.shared(values);
+        let own = terms.iter().filter(|(row, ..)| filled[*row as usize]);
+        let own = own.map(|&(_, _, place, factor)| f64::from(factor) * weights[place as usize]);
+        let alpha = labelled.alpha(restoration, own.sum(), sum_of(values.clone()).into_iter().sum());
+        Ok(Self { places, matrix, values, alpha })
+    }
 }
 
 /// A sparse graph of the kept similarities.
@@ -801,12 +824,14 @@ fn sparse<B: AutodiffBackend>(
     tape: &mut Tape<B>,
     similar: &Similar<B>,
 ) -> Result<Generated<B>> {
-    let nodes = context.features.rows();
-    let Similar { unit, on_host, places, matrix, .. } = similar;
-    let similarities =
-        if config.sparse_mode { similar.scaled(&context.device, tape) } else { similar.values.clone() };
-    let raw = tape.shared(relu(similarities));
-
+    let (nodes, device) = (context.features.rows(), &context.device);
+    let Similar { places, matrix, .. } = similar;
+    // The official sparse mode normalises before the non-linearity.
+    let mut kept = if config.sparse_mode {
+        similar.values.clone()
+    } else {
+        tape.shared(config.non_linearity.apply(similar.values.clone(), config.i))
+    };
     // Half of each edge in both directions; in sparse mode, the whole of it.
     let factor = if config.sparse_mode { 1.0 } else { 0.5 };
     let mut terms = Vec::with_capacity(2 * places.entries());
@@ -817,53 +842,47 @@ fn sparse<B: AutodiffBackend>(
             terms.push((column, row as u32, place as u32, factor));
         }
     }
-    let mut values = raw.clone();
-    let mut count = places.entries();
-    if let Some(restoration) = &config.restoration {
-        let mut linked = vec![false; nodes];
-        for &(row, column, ..) in &terms {
-            linked[row as usize] |= context.is_labelled[column as usize];
+    let restored = match &config.restoration {
+        Some(restoration) => Some(Restored::new(restoration, context, tape, similar, kept.clone(), &terms)?),
+        None => None,
+    };
+    let mut added = restored.as_ref().map(|restored| restored.values.clone() * restored.alpha);
+    if config.sparse_mode {
+        let mut sums = similar.sums(device, tape);
+        if let (Some(Restored { matrix, .. }), Some(values)) = (&restored, &mut added) {
+            *values = tape.shared(values.clone());
+            let ones = Tensor::ones([nodes, 1], &sums.device());
+            sums = sums + tape.learned_product(matrix, values.clone(), ones);
         }
-        let filled = restoration.filled_rows(&context.is_labelled, |row| linked[row]);
-        let ties = LabelledTies::by_embeddings::<B::InnerBackend>(
-            restoration,
-            on_host,
-            context.labelled,
-            &filled,
-            &context.device,
-        )?;
-        let entries = ties.entries.iter().map(|&(row, column, _)| (row, column, 1.0)).collect();
-        let added = Csr::from_entries(nodes, nodes, entries);
-        let added_matrix = LearnedMatrix::new(&added, &context.device);
-        let restored = tape.inner_products(&added_matrix, unit.clone(), unit.clone());
-        let sum = |values: Tensor<B::InnerBackend, 1>, of: &dyn Fn(usize) -> f64| -> f64 {
-            values.into_data().iter::<f64>().enumerate().map(|(place, value)| of(place) * value).sum()
+        let scales = tape.shared(inverse_roots(sums));
+        let mut normalise = |matrix: &LearnedMatrix<B::InnerBackend>, values: Tensor<B, 1>| {
+            values * tape.inner_products(matrix, scales.clone(), scales.clone())
         };
-        // By how many of the filled rows each kept similarity is counted.
-        let mut weight_of = vec![0.0; places.entries()];
-        for &(row, _, place, factor) in &terms {
-            weight_of[place as usize] += if filled[row as usize] { f64::from(factor) } else { 0.0 };
+        kept = config.non_linearity.apply(normalise(matrix, kept), config.i);
+        if let (Some(Restored { matrix, .. }), Some(values)) = (&restored, &mut added) {
+            *values = normalise(matrix, values.clone());
         }
-        let own = sum(raw.clone().inner(), &|place| weight_of[place]);
-        let alpha = restoration.alpha(own, sum(restored.clone().inner(), &|_| 1.0));
+        kept = tape.shared(kept);
+    }
+    let mut values = kept.clone();
+    let mut count = places.entries();
+    if let (Some(Restored { places, .. }), Some(added)) = (restored, added) {
         for row in 0..nodes {
-            for place in added.offsets[row]..added.offsets[row + 1] {
-                terms.push((row as u32, added.columns[place], (count + place) as u32, alpha as f32));
+            for place in places.offsets[row]..places.offsets[row + 1] {
+                terms.push((row as u32, places.columns[place], (count + place) as u32, 1.0));
             }
         }
-        values = Tensor::cat(vec![values, restored], 0);
-        count += added.entries();
+        values = Tensor::cat(vec![values, added], 0);
+        count += places.entries();
     }
     let combination = Combination::new(nodes, count, &terms);
-    let (matrix_all, values) = combination.adjacency(tape, values, &context.device);
-    let values = if config.sparse_mode {
-        values
-    } else {
+    let (matrix_all, mut values) = combination.adjacency(tape, values, device);
+    if !config.sparse_mode {
         let normalised = normalise_sparse(tape, &matrix_all, values, config.normalization);
-        tape.shared(normalised)
-    };
+        values = tape.shared(normalised);
+    }
     Ok(Generated {
-        raw: Adjacency::Sparse(matrix.clone(), raw),
+        raw: Adjacency::Sparse(matrix.clone(), kept),
         adjacency: Adjacency::Sparse(matrix_all, values),
     })
 }
@@ -964,61 +983,53 @@ impl<B: AutodiffBackend> Denoiser<B> {
     }
 }
 
-/// Logits of a classifier along a learned graph, in training.
-///
-/// - output: `[nodes, classes]`
-pub fn classify<B: AutodiffBackend>(
-    gcn: &Gcn<B>,
-    input: &Input<B::InnerBackend>,
-    adjacency: &Adjacency<B>,
-    generator: &mut Generator,
-    tape: &mut Tape<B>,
-) -> Tensor<B, 2> {
-    let first = input.linear_train(&gcn.layers[0].linear, tape);
-    let first = adjacency.product(tape, first);
-    let probability = gcn.dropout();
-    gcn.forward_from(first, |x| adjacency.product(tape, x), |x| dropout(x, probability, generator))
-}
+impl GraphModel for SlapsConfig {
+    type Networks<B: Backend> = Slaps<B>;
 
-/// Logits of a classifier along a learned graph, without dropout.
-///
-/// - output: `[nodes, classes]`
-pub fn evaluate<B: Backend>(gcn: &Gcn<B>, input: &Input<B>, graph: &LearnedGraph<B>) -> Tensor<B, 2> {
-    let first = graph.product(input.linear(&gcn.layers[0].linear));
-    gcn.forward_from(first, |x| graph.product(x), |x| x)
-}
-
-/// Networks and a graph, as they were trained.
-#[derive(Debug, Clone)]
-pub struct SlapsModel<B: Backend> {
-    /// Both networks.
-    pub networks: Slaps<B>,
-    /// The graph that the classifier was evaluated on.
-    pub graph: LearnedGraph<B>,
-}
-
-impl<B: Backend> SlapsModel<B> {
-    /// The probabilities of all nodes, `[nodes, classes]`.
-    pub fn probabilities(&self, features: &Features) -> Tensor<B, 2> {
-        let device = self.networks.model2.layers[0].linear.weight.val().device();
-        let logits = evaluate(&self.networks.model2, &Input::new(features, &device), &self.graph);
-        burn::tensor::activation::softmax(logits, 1)
+    fn varied_settings(&mut self) -> Varied<'_> {
+        Varied { seed: &mut self.seed, k: &mut self.k, restoration: &mut self.restoration }
     }
-}
 
-impl SlapsConfig {
-    /// Trains the generator, the autoencoder and the classifier on `set`.
-    ///
-    /// # Errors
-    ///
-    /// When a setting is out of its range or does not fit `set`, the device does not record gradients, or training
-    /// diverges.
-    pub fn fit<B: AutodiffBackend>(
+    fn networks<B: Backend>(&self, sizes: Sizes, device: &B::Device) -> Result<Slaps<B>> {
+        let Sizes { nodes, features, classes } = sizes;
+        let mut draws = Generator::new(0);
+        let graph_gen = self.generator(nodes, features, &mut draws, device);
+        let model1 = self.denoiser(graph_gen, features, &mut draws, device);
+        Ok(Slaps { model1, model2: self.classifier(features, classes).init(&mut draws, device)? })
+    }
+
+    fn weights(&self, sizes: Sizes) -> impl Iterator<Item = [usize; 2]> {
+        let Sizes { nodes, features, classes } = sizes;
+        let generator = match self.generator {
+            GeneratorKind::FullParam => vec![[nodes, nodes]],
+            GeneratorKind::Mlp => self.embedding_layers(features).to_vec(),
+            GeneratorKind::MlpDiag => vec![[1, features]; 2],
+        };
+        let denoiser = [[features, self.hidden_adj], [self.hidden_adj, features]];
+        generator.into_iter().chain(denoiser).chain(self.classifier(features, classes).weights())
+    }
+
+    fn published_name(path: &str) -> String {
+        let path = path.replace("graph_gen.adj", "graph_gen.Adj");
+        path.strip_suffix(".w").map_or(path.clone(), |layer| format!("{layer}.W"))
+    }
+
+    fn logits<B: Backend>(
+        &self,
+        networks: &Slaps<B>,
+        features: &Features,
+        graph: &LearnedGraph<B>,
+    ) -> Tensor<B, 2> {
+        let device = networks.model2.layers[0].linear.weight.val().device();
+        evaluate(&networks.model2, &Input::new(features, &device), graph)
+    }
+
+    fn train<B: AutodiffBackend>(
         &self,
         set: &NodeSet,
         device: &B::Device,
         progress: impl FnMut(usize, &History),
-    ) -> Result<(SlapsModel<B::InnerBackend>, History)> {
+    ) -> Result<(Trained<Self, B::InnerBackend>, History)> {
         self.validate(set)?;
         train::check_records_gradients::<B>(device)?;
         let mut learner = SlapsLearner::<B>::new(self, set, device)?;
@@ -1042,16 +1053,13 @@ struct SlapsLearner<'a, B: AutodiffBackend> {
 impl<'a, B: AutodiffBackend> SlapsLearner<'a, B> {
     fn new(config: &'a SlapsConfig, set: &'a NodeSet, device: &B::Device) -> Result<Self> {
         let mut weights = Generator::stream(config.seed, streams::INITIAL_WEIGHTS);
-        let adam = |decay: f32| {
-            AdamConfig::new().with_epsilon(1e-8).with_weight_decay(Some(WeightDecayConfig::new(decay)))
-        };
         Ok(Self {
             config,
             context: Context::new(&set.features, &set.split.train, device.inner()),
             denoiser: config.init_denoiser(&set.features, &mut weights, device)?,
             classifier: config.classifier(set.features.columns(), set.classes).init(&mut weights, device)?,
-            denoiser_optimizer: adam(0.0).init(),
-            classifier_optimizer: adam(config.weight_decay).init(),
+            denoiser_optimizer: protocol::adam(0.0).init(),
+            classifier_optimizer: protocol::adam(config.weight_decay).init(),
             targets: targets(set, device),
             generator: Generator::stream(config.seed, streams::DROPOUT),
             graph: None,
@@ -1060,20 +1068,25 @@ impl<'a, B: AutodiffBackend> SlapsLearner<'a, B> {
 }
 
 impl<B: AutodiffBackend> Learner for SlapsLearner<'_, B> {
-    type Model = SlapsModel<B::InnerBackend>;
+    type Model = Trained<SlapsConfig, B::InnerBackend>;
 
     fn step(&mut self, epoch: usize) -> Result<f32> {
         let Self { config, context, denoiser, classifier, targets, generator, .. } = self;
         let mut tape = Tape::new();
         let masked = match config.loss {
+            _ if config.lambda == 0.0 => None,
             DenoisingLoss::BinaryCrossEntropy => {
-                Masked::binary(context.features, config.r, config.nr, generator)?
+                Some(Masked::binary(context.features, config.r, config.nr, generator)?)
             }
-            DenoisingLoss::MeanSquared => Masked::uniform(context.features, config.r, generator),
+            DenoisingLoss::MeanSquared => Some(Masked::uniform(context.features, config.r, generator)),
         };
         let graph = denoiser.graph_gen.generate(config, context, &mut tape)?.adjacency;
-        let mut loss = denoiser.loss(config, context, &masked, &graph, generator, &mut tape) * config.lambda;
-        if epoch >= config.epochs / config.epoch_d {
+        let mut loss = Tensor::zeros([1], &targets.device());
+        if let Some(masked) = &masked {
+            let denoising = denoiser.loss(config, context, masked, &graph, generator, &mut tape);
+            loss = loss + denoising * config.lambda;
+        }
+        if config.lambda == 0.0 || epoch >= config.epochs / config.epoch_d {
             let dropped = graph.dropout(config.dropout_adj2, generator, &mut tape);
             let logits = classify(classifier, &context.input, &dropped, generator, &mut tape);
             loss = loss + labelled_loss(logits, targets.clone());
@@ -1084,7 +1097,7 @@ impl<B: AutodiffBackend> Learner for SlapsLearner<'_, B> {
             self.denoiser_optimizer.step(self.config.learning_rate_adj, self.denoiser.clone(), of_denoiser);
         self.classifier =
             self.classifier_optimizer.step(self.config.learning_rate, self.classifier.clone(), of_classifier);
-        Ok(loss.into_data().iter::<f32>().next().expect("the loss is a number"))
+        Ok(protocol::number(loss))
     }
 
     fn logits(&mut self) -> Result<Vec<f32>> {
@@ -1094,9 +1107,7 @@ impl<B: AutodiffBackend> Learner for SlapsLearner<'_, B> {
     }
 
     fn model(&self) -> Self::Model {
-        SlapsModel {
-            networks: Slaps { model1: self.denoiser.valid(), model2: self.classifier.valid() },
-            graph: self.graph.clone().expect("a step was made"),
-        }
+        let networks = Slaps { model1: self.denoiser.valid(), model2: self.classifier.valid() };
+        (networks, self.graph.clone().expect("a step was made"))
     }
 }

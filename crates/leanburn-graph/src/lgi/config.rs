@@ -3,7 +3,7 @@ use leanburn_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{RestorationConfig, Restored, Rows, Strength};
-use crate::{Graph, NodeSet, Normalization, gcn::GcnConfig, knn::KnnConfig};
+use crate::{Graph, NodeSet, Normalization, checks, gcn::GcnConfig, knn::KnnConfig};
 
 /// Which graph a network is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct LgiConfig {
     /// Dropout after each hidden layer. Default: 0.5
     #[config(default = 0.5)]
     pub dropout: f64,
+    /// Dropout of edges, the same ones in all layers. Default: 0
+    #[config(default = 0.0)]
+    pub dropout_adj: f64,
     /// Passes over all nodes. Default: 2000
     #[config(default = 2000)]
     pub epochs: usize,
@@ -122,15 +125,9 @@ impl LgiConfig {
 
     /// Checks the settings' ranges.
     pub(super) fn validate(&self) -> Result<()> {
-        if self.epochs == 0 {
-            return Err(Error::setting("epochs", "at least 1", 0));
-        }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return Err(Error::setting("learning_rate", "a positive number", self.learning_rate));
-        }
-        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            return Err(Error::setting("weight_decay", "0 or a positive number", self.weight_decay));
-        }
-        Ok(())
+        checks::counts(&[("epochs", self.epochs)])?;
+        checks::dropouts(&[("dropout_adj", self.dropout_adj)])?;
+        checks::positive(&[("learning_rate", self.learning_rate)])?;
+        checks::not_negative(&[("weight_decay", self.weight_decay.into())])
     }
 }

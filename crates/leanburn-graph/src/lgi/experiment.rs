@@ -2,9 +2,9 @@ use burn::tensor::backend::{AutodiffBackend, DeviceOps};
 use leanburn_core::{Error, Result, metrics::mean_std};
 use serde::{Deserialize, Serialize};
 
-use super::{LgiConfig, Strength};
+use super::{LgiConfig, RestorationConfig, Strength};
 use crate::{
-    NodeSet,
+    Graph, NodeSet, checks,
     protocol::{Accuracy, History},
 };
 
@@ -34,31 +34,93 @@ impl Trials {
     }
 }
 
-impl LgiConfig {
-    /// Trains `trials` times, with the seeds `seed`, `seed + 1`, ...; the graph is made once.
+/// The settings that trials and searches change.
+pub struct Varied<'a> {
+    /// Of all that is drawn.
+    pub seed: &'a mut u64,
+    /// Neighbours.
+    pub k: &'a mut usize,
+    /// The connections that are restored.
+    pub restoration: &'a mut Option<RestorationConfig>,
+}
+
+/// The settings of a model that can be tried several times, and searched.
+pub trait Experiment: Clone {
+    /// What all trials have in common.
+    type Shared;
+
+    /// The settings that trials and searches change.
+    fn varied(&mut self) -> Varied<'_>;
+
+    /// What all trials have in common.
     ///
     /// # Errors
     ///
-    /// As [`fit`](Self::fit), and when `trials` is 0.
-    pub fn trials<B: AutodiffBackend>(
+    /// When a setting does not fit `set`.
+    fn share<B: AutodiffBackend>(&self, set: &NodeSet, device: &B::Device) -> Result<Self::Shared>;
+
+    /// Trains once, telling `progress` of each epoch, counted from 1, with the history so far.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range or does not fit `set`, the device does not record gradients, or training
+    /// diverges.
+    fn trial<B: AutodiffBackend>(
+        &self,
+        set: &NodeSet,
+        shared: &Self::Shared,
+        device: &B::Device,
+        progress: impl FnMut(usize, &History),
+    ) -> Result<History>;
+
+    /// Trains `trials` times, with the seeds `seed`, `seed + 1`, ...
+    ///
+    /// - progress: is told of each trial, counted from 0, its epoch, and its history so far
+    ///
+    /// # Errors
+    ///
+    /// As [`trial`](Self::trial), and when `trials` is 0.
+    fn trials<B: AutodiffBackend>(
         &self,
         set: &NodeSet,
         trials: usize,
         device: &B::Device,
         mut progress: impl FnMut(usize, usize, &History),
     ) -> Result<Trials> {
-        if trials == 0 {
-            return Err(Error::setting("trials", "at least 1", 0));
+        checks::counts(&[("trials", trials)])?;
+        let shared = self.share::<B>(set, device)?;
+        let mut config = self.clone();
+        let mut histories = Vec::new();
+        for trial in 0..trials {
+            let show = |epoch: usize, history: &History| progress(trial, epoch, history);
+            histories.push(config.trial::<B>(set, &shared, device, show)?);
+            let seed = config.varied().seed;
+            *seed = seed.wrapping_add(1);
         }
-        let graph = self.restored::<B::InnerBackend>(set, device.inner())?.graph;
-        let histories: Vec<History> = (0..trials)
-            .map(|trial| {
-                let config = self.clone().with_seed(self.seed + trial as u64);
-                let show = |epoch: usize, history: &History| progress(trial, epoch, history);
-                Ok(config.fit_graph::<B>(set, &graph, device, show)?.history().clone())
-            })
-            .collect::<Result<_>>()?;
         Ok(Trials::new(&histories))
+    }
+}
+
+impl Experiment for LgiConfig {
+    /// The graph before normalisation.
+    type Shared = Graph;
+
+    fn varied(&mut self) -> Varied<'_> {
+        Varied { seed: &mut self.seed, k: &mut self.knn.k, restoration: &mut self.restoration }
+    }
+
+    fn share<B: AutodiffBackend>(&self, set: &NodeSet, device: &B::Device) -> Result<Graph> {
+        Ok(self.restored::<B::InnerBackend>(set, device.inner())?.graph)
+    }
+
+    fn trial<B: AutodiffBackend>(
+        &self,
+        set: &NodeSet,
+        graph: &Graph,
+        device: &B::Device,
+        progress: impl FnMut(usize, &History),
+    ) -> Result<History> {
+        Ok(self.fit_graph::<B>(set, graph, device, progress)?.history().clone())
     }
 }
 
@@ -92,60 +154,63 @@ impl Grid {
     ///
     /// # Errors
     ///
-    /// As [`LgiConfig::trials`], and when `set` has no validation nodes.
-    pub fn search<B: AutodiffBackend>(
+    /// As [`Experiment::trials`], and when `set` has no validation nodes.
+    pub fn search<B: AutodiffBackend, E: Experiment>(
         &self,
-        config: &LgiConfig,
+        config: &E,
         set: &NodeSet,
         trials: usize,
         device: &B::Device,
         mut progress: impl FnMut(&Point),
-    ) -> Result<Vec<(LgiConfig, Point)>> {
+    ) -> Result<Vec<(E, Point)>> {
         if set.split.validation.is_empty() {
             return Err(Error::data("validation nodes", "some, to select settings by", "none"));
         }
         let mut found = Vec::new();
-        for config in self.points(config) {
+        for mut config in self.points(config) {
+            let trials = config.trials::<B>(set, trials, device, |_, _, _| ())?;
+            let Varied { k, restoration, .. } = config.varied();
             let point = Point {
-                k: config.knn.k,
-                tau: config.restoration.as_ref().map(|restoration| restoration.tau),
-                strength: config.restoration.as_ref().map(|restoration| restoration.strength),
-                trials: config.trials::<B>(set, trials, device, |_, _, _| ())?,
+                k: *k,
+                tau: restoration.as_ref().map(|restoration| restoration.tau),
+                strength: restoration.as_ref().map(|restoration| restoration.strength),
+                trials,
             };
             progress(&point);
             found.push((config, point));
         }
-        let mean = |point: &(LgiConfig, Point)| mean_std(&point.1.trials.validation).0;
+        let mean = |point: &(E, Point)| mean_std(&point.1.trials.validation).0;
         found.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
         Ok(found)
     }
 
-    fn points(&self, config: &LgiConfig) -> Vec<LgiConfig> {
-        let mut points = vec![config.clone()];
-        let mut vary = |count: usize, set: &dyn Fn(&mut LgiConfig, usize)| {
-            if count > 0 {
-                let all = points.iter().flat_map(|point| {
-                    (0..count).map(|choice| {
-                        let mut point = point.clone();
-                        set(&mut point, choice);
-                        point
-                    })
-                });
-                points = all.collect();
+    fn points<E: Experiment>(&self, config: &E) -> Vec<E> {
+        let points = combined(vec![config.clone()], &self.k, |point, &k| *point.k = k);
+        if config.clone().varied().restoration.is_none() {
+            return points;
+        }
+        let restoration = |point: &mut Varied, change: &dyn Fn(&mut RestorationConfig)| {
+            if let Some(restoration) = point.restoration {
+                change(restoration);
             }
         };
-        vary(self.k.len(), &|point, choice| point.knn.k = self.k[choice]);
-        if config.restoration.is_some() {
-            let restoration = |point: &mut LgiConfig, change: &dyn Fn(&mut super::RestorationConfig)| {
-                if let Some(restoration) = &mut point.restoration {
-                    change(restoration);
-                }
-            };
-            vary(self.tau.len(), &|point, choice| restoration(point, &|r| r.tau = self.tau[choice]));
-            vary(self.strength.len(), &|point, choice| {
-                restoration(point, &|r| r.strength = self.strength[choice]);
-            });
-        }
-        points
+        let points = combined(points, &self.tau, |point, &tau| restoration(point, &|r| r.tau = tau));
+        combined(points, &self.strength, |point, &strength| restoration(point, &|r| r.strength = strength))
     }
+}
+
+/// Every point with every choice; without choices, the points as they are.
+fn combined<E: Experiment, C>(points: Vec<E>, choices: &[C], set: impl Fn(&mut Varied, &C)) -> Vec<E> {
+    if choices.is_empty() {
+        return points;
+    }
+    let mut all = Vec::with_capacity(points.len() * choices.len());
+    for point in points {
+        for choice in choices {
+            let mut point = point.clone();
+            set(&mut point.varied(), choice);
+            all.push(point);
+        }
+    }
+    all
 }

@@ -32,9 +32,9 @@ mod starvation;
 mod train;
 
 pub use config::{LgiConfig, Source};
-pub use experiment::{Grid, Point, Trials};
-pub(crate) use restoration::mask;
+pub use experiment::{Experiment, Grid, Point, Trials, Varied};
 pub use restoration::{Block, RestorationConfig, Restored, Rows, Strength, Weight};
+pub(crate) use restoration::{mask, warning};
 pub use starvation::{Starvation, two_hop_starved, walk_counts};
 pub use train::Lgi;
-pub(crate) use train::{labelled_loss, targets};
+pub(crate) use train::{labelled_loss, targets, targets_of};

@@ -94,14 +94,18 @@ pub struct Restored {
 impl Restored {
     /// What to tell the user when restored connections outweigh the graph.
     pub fn warning(&self) -> Option<String> {
-        (self.rho > LARGEST_RHO).then(|| {
-            format!(
-                "restored connections weigh {:.1} times as much as all others (rho); above {LARGEST_RHO} accuracy \
-                 collapses: lower alpha, or set rho instead",
-                self.rho
-            )
-        })
+        warning(self.rho)
     }
+}
+
+/// As [`Restored::warning`].
+pub(crate) fn warning(rho: f64) -> Option<String> {
+    (rho > LARGEST_RHO).then(|| {
+        format!(
+            "restored connections weigh {rho:.1} times as much as all others (rho); above {LARGEST_RHO} accuracy \
+             collapses: lower alpha, or set rho instead"
+        )
+    })
 }
 
 impl RestorationConfig {
@@ -126,7 +130,10 @@ impl RestorationConfig {
             return Err(Error::data("features", expected, features.rows()));
         }
         let mask = mask(graph.nodes(), labelled);
-        let fills = self.filled(graph, &mask);
+        let fills = match self.rows {
+            Rows::Starved => row_mask(graph, &mask),
+            _ => self.filled(&mask, |_| true),
+        };
         let metric = match self.weight {
             Weight::InnerProduct | Weight::One => Metric::InnerProduct,
             Weight::Cosine => Metric::Cosine,
@@ -173,7 +180,12 @@ impl RestorationConfig {
             Strength::Rho(rho) => rho * own / restored,
         };
         let rho = if own == 0.0 { 0.0 } else { alpha * restored / own };
-        Ok(Restored { graph: graph.plus(alpha as f32, &regularisation), regularisation, alpha, rho })
+        let graph = graph.plus(alpha as f32, &regularisation);
+        let restored = Restored { graph, regularisation, alpha, rho };
+        if let Some(warning) = restored.warning() {
+            log::warn!("{warning}");
+        }
+        Ok(restored)
     }
 
     /// Checks the settings against the labelled nodes.
@@ -197,12 +209,17 @@ impl RestorationConfig {
     }
 
     /// Which rows are filled.
-    pub(crate) fn filled(&self, graph: &Graph, labelled: &[bool]) -> Vec<bool> {
-        match self.rows {
-            Rows::All => vec![true; labelled.len()],
-            Rows::Unlabelled => labelled.iter().map(|labelled| !labelled).collect(),
-            Rows::Starved => row_mask(graph, labelled),
-        }
+    ///
+    /// - labelled: whether each node is
+    /// - `reaches_labelled`: whether a node of the present graph has a labelled neighbour; asked for starved rows alone
+    pub(crate) fn filled(&self, labelled: &[bool], reaches_labelled: impl Fn(usize) -> bool) -> Vec<bool> {
+        (0..labelled.len())
+            .map(|node| match self.rows {
+                Rows::All => true,
+                Rows::Unlabelled => !labelled[node],
+                Rows::Starved => !labelled[node] && !reaches_labelled(node),
+            })
+            .collect()
     }
 }
 

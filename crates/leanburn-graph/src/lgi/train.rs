@@ -1,8 +1,8 @@
-use std::{marker::PhantomData, path::Path};
+use std::path::Path;
 
 use burn::{
     module::AutodiffModule,
-    optim::{Adam, AdamConfig, Optimizer, adaptor::OptimizerAdaptor, decay::WeightDecayConfig},
+    optim::{Adam, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{
         Tensor, TensorData,
         activation::log_softmax,
@@ -23,7 +23,10 @@ use super::{LgiConfig, Restored};
 use crate::{
     Features, Graph, NodeSet,
     gcn::{FixedGraph, Gcn, GcnConfig},
+    learners::{Adjacency, Input, classify},
     protocol::{self, History, Learner},
+    sparse::{LearnedMatrix, Tape},
+    storage,
 };
 
 /// A graph and a network trained on it.
@@ -91,8 +94,7 @@ impl LgiConfig {
     ) -> Result<Lgi<B::InnerBackend>> {
         self.validate()?;
         train::check_records_gradients::<B>(device)?;
-        let fixed = FixedGraph::new(&set.features, &graph.normalised(self.normalization)?, device.inner())?;
-        let mut learner = GcnLearner::<B>::new(self, set, fixed, device)?;
+        let mut learner = GcnLearner::<B>::new(self, set, &graph.normalised(self.normalization)?, device)?;
         let (gcn, history) = protocol::run(&mut learner, set, self.epochs, progress)?;
         Ok(Lgi::new(self.clone(), self.gcn(set), graph.clone(), gcn, history))
     }
@@ -173,16 +175,7 @@ impl<B: Backend> Lgi<B> {
         let State { network, history } = report::read_json(folder.join(STATE))?;
         let graph = Graph::load(folder.join(GRAPH))?;
         let checkpoint = Checkpoint::open(folder.join(GCN))?;
-        // Before layers are made of a size that only the settings claim.
-        let layers = network.layers.min(2 + checkpoint.names().count());
-        let middle =
-            network.hidden.checked_mul(network.hidden).and_then(|n| n.checked_mul(layers.saturating_sub(2)));
-        let ends = network.features.checked_add(network.classes).and_then(|n| n.checked_mul(network.hidden));
-        let all = middle.zip(ends).and_then(|(middle, ends)| middle.checked_add(ends));
-        if layers < network.layers || all.is_none_or(|all| all > checkpoint.elements()) {
-            let found = format!("{} values in {GCN}", checkpoint.elements());
-            return Err(Error::format(folder.join(STATE), "`network`", "the network's own sizes", found));
-        }
+        storage::check_weights(network.weights(), &checkpoint, &folder.join(STATE))?;
         // The values drawn here are replaced by the file's.
         let gcn = network.init(&mut Generator::new(0), device)?;
         let gcn = checkpoint.load_into(gcn, str::to_owned)?;
@@ -193,6 +186,8 @@ impl<B: Backend> Lgi<B> {
 /// A GCN in training on a fixed graph.
 struct GcnLearner<B: AutodiffBackend> {
     fixed: FixedGraph<B::InnerBackend>,
+    /// With dropout of edges, the graph whose edges they are.
+    edges: Option<Edges<B>>,
     gcn: Gcn<B>,
     optimizer: OptimizerAdaptor<Adam, Gcn<B>, B>,
     learning_rate: f64,
@@ -201,32 +196,39 @@ struct GcnLearner<B: AutodiffBackend> {
     /// The first layer's output with the present weights: the evaluation of an epoch and the step of the next one share
     /// it, since dropout comes after.
     first: Tensor<B::InnerBackend, 2>,
-    backend: PhantomData<B>,
+}
+
+struct Edges<B: AutodiffBackend> {
+    adjacency: Adjacency<B>,
+    input: Input<B::InnerBackend>,
+    dropout: f64,
 }
 
 impl<B: AutodiffBackend> GcnLearner<B> {
-    fn new(
-        config: &LgiConfig,
-        set: &NodeSet,
-        fixed: FixedGraph<B::InnerBackend>,
-        device: &B::Device,
-    ) -> Result<Self> {
+    fn new(config: &LgiConfig, set: &NodeSet, normalised: &Graph, device: &B::Device) -> Result<Self> {
+        let fixed = FixedGraph::new(&set.features, normalised, device.inner())?;
         let gcn: Gcn<B> =
             config.gcn(set).init(&mut Generator::stream(config.seed, streams::INITIAL_WEIGHTS), device)?;
-        let optimizer = AdamConfig::new()
-            .with_epsilon(1e-8)
-            .with_weight_decay(Some(WeightDecayConfig::new(config.weight_decay)))
-            .init();
+        let edges = (config.dropout_adj > 0.0).then(|| {
+            let adjacency = normalised.adjacency();
+            let values = TensorData::new(adjacency.values.clone(), [adjacency.entries()]);
+            let matrix = LearnedMatrix::new(adjacency, device.inner());
+            Edges {
+                adjacency: Adjacency::Sparse(matrix, Tensor::from_data(values, device)),
+                input: Input::new(&set.features, device.inner()),
+                dropout: config.dropout_adj,
+            }
+        });
         let first = fixed.first(&gcn.valid());
         Ok(Self {
             fixed,
+            edges,
             gcn,
-            optimizer,
+            optimizer: protocol::adam(config.weight_decay).init(),
             learning_rate: config.learning_rate,
             generator: Generator::stream(config.seed, streams::DROPOUT),
             targets: targets(set, device),
             first,
-            backend: PhantomData,
         })
     }
 }
@@ -235,14 +237,23 @@ impl<B: AutodiffBackend> Learner for GcnLearner<B> {
     type Model = Gcn<B::InnerBackend>;
 
     fn step(&mut self, _epoch: usize) -> Result<f32> {
-        let targets = self.targets.clone();
-        let (loss, gradients) =
-            self.fixed.gradients(&self.gcn, self.first.clone(), &mut self.generator, |logits| {
-                labelled_loss(logits, targets)
-            });
+        let Self { fixed, edges, gcn, generator, targets, .. } = self;
+        let (loss, gradients) = match edges {
+            None => fixed.gradients(gcn, self.first.clone(), generator, |logits| {
+                labelled_loss(logits, targets.clone())
+            }),
+            Some(Edges { adjacency, input, dropout }) => {
+                let mut tape = Tape::new();
+                let adjacency = adjacency.dropout(*dropout, generator, &mut tape);
+                let logits = classify(gcn, input, &adjacency, generator, &mut tape);
+                let loss = labelled_loss(logits, targets.clone());
+                let gradients = tape.backward(loss.clone(), gcn);
+                (loss, gradients)
+            }
+        };
         self.gcn = self.optimizer.step(self.learning_rate, self.gcn.clone(), gradients);
         self.first = self.fixed.first(&self.gcn.valid());
-        Ok(loss.into_data().iter::<f32>().next().expect("the loss is a number"))
+        Ok(protocol::number(loss))
     }
 
     fn logits(&mut self) -> Result<Vec<f32>> {
@@ -256,9 +267,14 @@ impl<B: AutodiffBackend> Learner for GcnLearner<B> {
 
 /// One row a node: 1 over the number of labelled nodes at a labelled one's class, and otherwise 0.
 pub(crate) fn targets<B: Backend>(set: &NodeSet, device: &B::Device) -> Tensor<B, 2> {
+    targets_of(set, &set.split.train, device)
+}
+
+/// As [`targets`], of other nodes than the labelled ones.
+pub(crate) fn targets_of<B: Backend>(set: &NodeSet, nodes: &[usize], device: &B::Device) -> Tensor<B, 2> {
     let mut targets = vec![0.0_f32; set.nodes() * set.classes];
-    for &node in &set.split.train {
-        targets[node * set.classes + set.labels[node] as usize] = 1.0 / set.split.train.len() as f32;
+    for &node in nodes {
+        targets[node * set.classes + set.labels[node] as usize] = 1.0 / nodes.len() as f32;
     }
     Tensor::from_data(TensorData::new(targets, [set.nodes(), set.classes]), device)
 }
