@@ -1,9 +1,15 @@
-//! What the examples share: the options `--device` and `--seed`, and a progress bar.
+//! What the examples share: the options `--device` and `--seed`, a progress bar, and the allocator.
 
 use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use leanburn::{anomaly::sla2p::Progress, core::Result, device, graph::History, prelude::DispatchDevice};
+use mimalloc::MiMalloc;
 use serde::Serialize;
+
+/// Burn's CPU backends take memory for every result. The C library's allocator gives large pieces back to the system at
+/// once and has them cleared again, which costs more than some computations: see `docs/devices.md`.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Options of every example that computes.
 #[derive(Debug, Clone, Args, Serialize)]

@@ -10,7 +10,12 @@ mod sla2p;
 use std::{path::Path, process::Command};
 
 use leanburn::prelude::*;
+use mimalloc::MiMalloc;
 use serde::{Serialize, de::DeserializeOwned};
+
+/// As the examples have it: see `docs/devices.md`.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

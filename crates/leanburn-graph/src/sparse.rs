@@ -408,6 +408,18 @@ impl<B: AutodiffBackend> Tape<B> {
         })
     }
 
+    /// The inner products of all pairs of rows, whose backward pass is one product instead of two.
+    ///
+    /// - x: `[rows, width]`
+    /// - output: `[rows, rows]`
+    pub fn gram(&mut self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let inner = x.clone().inner();
+        self.cut(inner.clone().matmul(inner.clone().transpose()), move |gradient| {
+            let both = gradient.clone() + gradient.transpose();
+            with_gradient(x, both.matmul(inner))
+        })
+    }
+
     /// The gradients of a module's parameters.
     ///
     /// - loss: `[1]`
@@ -564,7 +576,8 @@ mod tests {
         let twice = tape.product(&fixed, once.clone() + x.clone());
         let products = tape.inner_products(&learned, twice.clone(), x);
         let weighted = tape.learned_product(&learned, products * parameters.values.val(), once);
-        let loss = weighted.tanh().sum() + twice.square().mean();
+        let gram = tape.gram(parameters.x.val()).tanh();
+        let loss = weighted.tanh().sum() + twice.square().mean() + gram.sum();
         let found = tape.backward(loss, &parameters);
 
         let places: Vec<i64> = (0..40)
@@ -582,7 +595,8 @@ mod tests {
         let twice = Tensor::from_inner(dense(&matrix)).matmul(once.clone() + x.clone());
         let products = twice.clone().matmul(x.transpose()).reshape([1600]).select(0, places.clone());
         let weighted = scattered(products * parameters.values.val()).matmul(once);
-        let loss = weighted.tanh().sum() + twice.square().mean();
+        let gram = parameters.x.val().matmul(parameters.x.val().transpose()).tanh();
+        let loss = weighted.tanh().sum() + twice.square().mean() + gram.sum();
         let expected = GradientsParams::from_grads(loss.backward(), &parameters);
 
         let gradient = |of: &GradientsParams| {

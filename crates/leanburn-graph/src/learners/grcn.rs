@@ -309,7 +309,7 @@ fn dense<B: AutodiffBackend>(
     embeddings: Tensor<B, 2>,
 ) -> Revised<B> {
     let nodes = context.features.rows();
-    let similarity = embeddings.clone().matmul(embeddings.transpose());
+    let similarity = tape.gram(embeddings);
     let values = on_host(&similarity);
     let mut kept = vec![0.0_f32; nodes * nodes];
     let mut order: Vec<u32> = (0..nodes as u32).collect();

@@ -652,7 +652,7 @@ impl<B: AutodiffBackend> GraphGenerator<B> {
         let nodes = context.features.rows();
         let mask = TensorData::new(similar.nearest.graph().adjacency().to_dense(), [nodes, nodes]);
         let mask = Tensor::from_data(mask, &similar.unit.device());
-        let similarity = similar.unit.clone().matmul(similar.unit.clone().transpose());
+        let similarity = tape.gram(similar.unit.clone());
         let raw = config.non_linearity.apply(similarity.clone() * mask, config.i);
         Ok(dense(config, context, tape, raw, similarity))
     }
