@@ -34,8 +34,11 @@ impl Common {
     }
 }
 
-/// The program's options. `--device list` is answered here, whatever other options there are.
+/// The program's options. `--device list` is answered here, whatever other options there are. Warnings of the library are
+/// shown from here on.
 pub fn options<T: Parser>() -> T {
+    let shown = env_logger::Env::default().default_filter_or("off,leanburn=warn");
+    env_logger::Builder::from_env(shown).format_target(false).format_timestamp(None).init();
     let arguments: Vec<String> = std::env::args().collect();
     let listed = arguments.windows(2).any(|pair| pair == ["--device", "list"]);
     if listed || arguments.iter().any(|argument| argument == "--device=list") {

@@ -2,7 +2,7 @@
 //! `docs/lgi.md` has the whole tables.
 
 use leanburn::{
-    core::metrics::mean_std,
+    core::{checkpoint::Checkpoint, metrics::mean_std},
     graph::{
         Normalization,
         gcn::FixedGraph,
@@ -180,7 +180,7 @@ fn models_that_learn_their_graph_train_with_and_without_restored_connections() {
             ("GCN&KNN", SlapsConfig::gcn_and_knn().with_k(10).with_epochs(60)),
         ] {
             let config = config.with_restoration(restoration.clone());
-            if is_starved && matches!(name, "FP" | "MLP, dense" | "GCN&KNN") {
+            if is_starved && matches!(name, "FP" | "FP of neighbours" | "MLP, dense" | "GCN&KNN") {
                 let error = config.fit::<Dispatch>(&set, &training()).err().unwrap().to_string();
                 assert!(error.contains("none is starved"), "{error}");
                 continue;
@@ -239,6 +239,32 @@ fn assert_learned<M: GraphModel>(model: &Learned<M, Dispatch>, set: &NodeSet) {
     std::fs::write(path.join("state.json"), wide).unwrap();
     let error = Learned::<M, Dispatch>::load(&path, &leanburn_tests::device().unwrap()).err().unwrap();
     assert!(error.to_string().contains("widths"), "{error}");
+}
+
+/// Sparse and dense graphs with restored connections are the same, and so are their gradients.
+#[test]
+fn sparse_and_dense_graphs_learn_the_same() {
+    let set = wine();
+    for rows in [Rows::Unlabelled, Rows::All, Rows::Starved] {
+        for strength in [Strength::Rho(0.5), Strength::Alpha(0.7)] {
+            let losses = [false, true].map(|sparse| {
+                let restoration = restoration(rows).with_strength(strength);
+                let config = GrcnConfig::new()
+                    .with_k(3)
+                    .with_knn(KnnConfig::new().with_k(3))
+                    .with_sparse(sparse)
+                    .with_dropout(0.0)
+                    .with_epochs(8)
+                    .with_learning_rate(0.05)
+                    .with_learning_rate_graph(0.05)
+                    .with_restoration(Some(restoration));
+                config.fit::<Dispatch>(&set, &training()).unwrap().history().losses.clone()
+            });
+            for (dense, sparse) in losses[0].iter().zip(&losses[1]) {
+                assert!((dense - sparse).abs() < 1e-3, "{rows:?}, {strength:?}: {dense} and {sparse}");
+            }
+        }
+    }
 }
 
 /// IDGL takes features that are not negative.
@@ -322,7 +348,12 @@ fn bad_settings_and_data_are_errors() {
     assert!(message(&config.clone().with_layers(1)).contains("layers"));
     assert!(message(&config.clone().with_dropout(1.0)).contains("dropout"));
     assert!(message(&config.clone().with_source(leanburn::graph::lgi::Source::Given)).contains("source"));
-    assert!(message(&config.clone().with_learning_rate(1e30)).contains("loss of step"));
+    let diverged = message(&config.clone().with_learning_rate(1e30));
+    assert!(diverged.contains("lower the learning rate"), "{diverged}");
+    let mut emptied = set.clone();
+    emptied.split.train.clear();
+    let error = config.fit::<Dispatch>(&emptied, &training()).unwrap_err().to_string();
+    assert!(error.contains("labelled nodes"), "{error}");
     let plain = leanburn_tests::device().unwrap();
     assert!(config.fit::<Dispatch>(&set, &plain).unwrap_err().to_string().contains("autodiff"));
     let slaps = SlapsConfig::cora(GeneratorKind::Mlp).with_epochs(1);
@@ -406,6 +437,18 @@ fn starved_nodes_of_the_citation_graphs_are_the_published_ones() {
         assert_eq!(Starvation::official_rule(&graph, &labelled, 4).counts(), official, "{name}");
         assert_eq!(two_hop_starved(&graph, &labelled), Starvation::new(&graph, &labelled, 2).starved[1]);
     }
+    let pubmed = Checkpoint::open(data("planetoid/pubmed_graph.safetensors").unwrap()).unwrap();
+    let numbers = |name| -> Vec<usize> {
+        pubmed.read(name).unwrap().iter::<i64>().map(|number| number as usize).collect()
+    };
+    let edges: Vec<(usize, usize)> = numbers("edges").chunks(2).map(|edge| (edge[0], edge[1])).collect();
+    let nodes = pubmed.shape("labels").unwrap()[0];
+    let graph = Graph::from_edges(nodes, &edges).unwrap().with_self_loops();
+    let mut labelled = vec![false; nodes];
+    for node in numbers("train") {
+        labelled[node] = true;
+    }
+    assert_eq!(Starvation::new(&graph, &labelled, 4).counts(), [19_363, 16_919, 10_456, 2748]);
 }
 
 #[test]

@@ -126,18 +126,39 @@ impl NodeSet {
     /// When the number of labels is not that of nodes, a label is below -1, no node is labelled, a class has no
     /// labelled node, or a part of the split names a node that does not exist, has no label, or comes twice.
     pub fn with_split(features: Features, labels: Vec<i64>, mut split: Split) -> Result<Self> {
+        for nodes in [&mut split.train, &mut split.validation, &mut split.test] {
+            nodes.sort_unstable();
+        }
+        let classes = labels.iter().max().map_or(0, |&label| label + 1).max(0) as usize;
+        let set = Self { features, labels, classes, split, graph: None };
+        set.check()?;
+        Ok(set)
+    }
+
+    /// Checks that the parts fit each other, which whoever changes one of them can break.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self { features, labels, classes, split, graph } = self;
+        if features.columns() == 0 {
+            return Err(Error::data("features", "at least one column", 0));
+        }
         let nodes = features.rows();
         if labels.len() != nodes {
             return Err(Error::data("labels", format!("{nodes}, one a node"), labels.len()));
         }
-        check_labels(&labels)?;
-        let classes = labels.iter().max().map_or(0, |&label| label + 1) as usize;
+        check_labels(labels)?;
+        if let Some(graph) = graph
+            && graph.nodes() != nodes
+        {
+            return Err(Error::data("graph", format!("{nodes} nodes"), graph.nodes()));
+        }
         let mut taken = vec![""; nodes];
         for (part, nodes_of) in
-            [("train", &mut split.train), ("validation", &mut split.validation), ("test", &mut split.test)]
+            [("train", &split.train), ("validation", &split.validation), ("test", &split.test)]
         {
-            nodes_of.sort_unstable();
-            for &node in nodes_of.iter() {
+            if !nodes_of.is_sorted() {
+                return Err(Error::data(format!("{part} nodes"), "ascending nodes", "others"));
+            }
+            for &node in nodes_of {
                 let location = format!("{part} nodes");
                 if node >= nodes {
                     return Err(Error::data(location, format!("nodes below {nodes}"), node));
@@ -159,12 +180,16 @@ impl NodeSet {
         if split.train.is_empty() {
             return Err(Error::data("labelled nodes", "at least one", "none"));
         }
-        for class in 0..classes {
+        if let Some(node) = labels.iter().position(|&label| label >= *classes as i64) {
+            let expected = format!("below {classes}, the number of classes");
+            return Err(Error::data(format!("label of node {node}"), expected, labels[node]));
+        }
+        for class in 0..*classes {
             if !split.train.iter().any(|&node| labels[node] == class as i64) {
                 return Err(Error::data(format!("class {class}"), "a labelled node", "none"));
             }
         }
-        Ok(Self { features, labels, classes, split, graph: None })
+        Ok(())
     }
 
     /// Number of nodes.
@@ -182,7 +207,11 @@ impl NodeSet {
         let path = path.as_ref();
         let file = Checkpoint::open(path)?;
         let features = Features::Sparse(storage::read_csr(&file, path, "features")?);
-        let labels = file.read("labels")?.iter::<i64>().collect();
+        let labels = file.read("labels")?;
+        if !labels.dtype.is_int() && !labels.dtype.is_uint() {
+            return Err(Error::format(path, "`labels`", "whole numbers", format!("{:?}", labels.dtype)));
+        }
+        let labels = labels.iter::<i64>().collect();
         let sizes = |name| storage::sizes(&file, path, name);
         let split = Split { train: sizes("train")?, validation: sizes("val")?, test: sizes("test")? };
         if !matches!(file.shape("edges"), Some(&[_, 2])) {

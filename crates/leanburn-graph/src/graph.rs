@@ -133,6 +133,12 @@ impl Graph {
                         sums[node],
                     ));
                 }
+                let gathered =
+                    |&(&column, &value): &(&u32, &f32)| value != 0.0 && sums[column as usize] == 0.0;
+                if let Some((node, _)) = adjacency.columns.iter().zip(&adjacency.values).find(gathered) {
+                    let expected = "a sum above 0, as others gather from it; add self-loops";
+                    return Err(Error::data(format!("weights of node {node}"), expected, 0));
+                }
                 sums.iter().map(|sum| 1.0 / (sum.sqrt() + NORM_EPSILON)).collect()
             }
             Normalization::Row => {
@@ -221,6 +227,9 @@ mod tests {
         let negative = Graph::new(Csr::new(2, vec![0, 1, 1], vec![1], vec![-1.0]).unwrap()).unwrap();
         let error = negative.normalised(Normalization::Symmetric).unwrap_err().to_string();
         assert!(error.contains("node 0"), "{error}");
+        // Nodes gather from node 2, which has no weights.
+        let error = graph().normalised(Normalization::Symmetric).unwrap_err().to_string();
+        assert!(error.contains("node 2") && error.contains("self-loops"), "{error}");
         let error = Graph::new(Csr::new(2, vec![0], vec![], vec![]).unwrap()).unwrap_err().to_string();
         assert!(error.contains("0 rows and 2 columns"), "{error}");
     }

@@ -334,7 +334,7 @@ impl Exact<'_> {
             .collect();
         let mut first = 0;
         for tile in tiles {
-            let products = query.clone().matmul(tile.clone()).into_data();
+            let products = query.clone().matmul(tile.clone()).into_data().convert::<f32>();
             let products: &[f32] = products.as_slice().expect("products are f32");
             let width = tile.dims()[1];
             shortlists.par_iter_mut().zip(products.par_chunks(width)).zip(block).for_each(

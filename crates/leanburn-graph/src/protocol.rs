@@ -4,10 +4,10 @@ use burn::{
     optim::{AdamConfig, decay::WeightDecayConfig},
     tensor::{Tensor, backend::Backend},
 };
-use leanburn_core::{Result, train};
+use leanburn_core::{Error, Result, train};
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeSet, Split};
+use crate::NodeSet;
 
 /// A model in training, full batch: every epoch is one step on all nodes.
 pub trait Learner {
@@ -34,8 +34,8 @@ pub trait Learner {
     /// The model as it is.
     fn model(&self) -> Self::Model;
 
-    /// Is told the loss of the validation nodes, or without them of the labelled ones; gives whether to stop.
-    fn validated(&mut self, _loss: f64) -> bool {
+    /// Whether training ends with the epoch whose logits were just taken.
+    fn has_finished(&mut self) -> bool {
         false
     }
 }
@@ -64,7 +64,7 @@ impl History {
     pub fn accuracy(&self) -> Option<Accuracy> {
         let last = *self.test.last()?;
         Some(Accuracy {
-            selected: self.test[self.selected_epoch()],
+            selected: *self.test.get(self.selected_epoch())?,
             best_test: self.test.iter().copied().fold(0.0, f64::max),
             last,
         })
@@ -105,7 +105,7 @@ pub(crate) fn number<B: Backend>(tensor: Tensor<B, 1>) -> f32 {
 ///
 /// # Errors
 ///
-/// When a step fails or its loss is not finite.
+/// When a step fails, or its loss or the logits after it are not finite.
 pub fn run<L: Learner>(
     learner: &mut L,
     set: &NodeSet,
@@ -119,6 +119,10 @@ pub fn run<L: Learner>(
         train::check_loss(epoch, loss)?;
         history.losses.push(loss);
         let logits = learner.logits()?;
+        if let Some(&logit) = logits.iter().find(|logit| !logit.is_finite()) {
+            let expected = "finite numbers; lower the learning rate or rescale the data";
+            return Err(Error::data(format!("logits of epoch {epoch}"), expected, logit));
+        }
         let accuracy = |nodes: &[usize], of: &mut Vec<f64>| {
             if !nodes.is_empty() {
                 of.push(accuracy(&logits, &set.labels, set.classes, nodes));
@@ -131,9 +135,7 @@ pub fn run<L: Learner>(
             best = Some(learner.model());
         }
         progress(epoch, &history);
-        let Split { train, validation, .. } = &set.split;
-        let watched = if validation.is_empty() { train } else { validation };
-        if learner.validated(mean_loss(&logits, &set.labels, set.classes, watched)) {
+        if learner.has_finished() {
             break;
         }
     }
@@ -152,24 +154,15 @@ pub(crate) fn predicted(values: &[f32]) -> usize {
     (1..values.len()).fold(0, |best, class| if values[class] > values[best] { class } else { best })
 }
 
-/// The mean cross-entropy of `nodes`.
-pub(crate) fn mean_loss(logits: &[f32], labels: &[i64], classes: usize, nodes: &[usize]) -> f64 {
-    let loss = |node: usize| {
-        let logits = &logits[node * classes..][..classes];
-        let largest = f64::from(logits[predicted(logits)]);
-        let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
-        largest + sum.ln() - f64::from(logits[labels[node] as usize])
-    };
-    nodes.iter().map(|&node| loss(node)).sum::<f64>() / nodes.len() as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Features;
+    use crate::{Features, Split};
 
     /// Gives logits that were written down.
-    struct Script(Vec<[f32; 6]>, usize);
+    ///
+    /// Logits, the present epoch, and the last one.
+    struct Script(Vec<[f32; 6]>, usize, usize);
 
     impl Learner for Script {
         type Model = usize;
@@ -187,8 +180,8 @@ mod tests {
             self.1
         }
 
-        fn validated(&mut self, loss: f64) -> bool {
-            loss > 3.0
+        fn has_finished(&mut self) -> bool {
+            self.1 == self.2
         }
     }
 
@@ -207,7 +200,11 @@ mod tests {
             [0.0, 0.0, validation[0], validation[1], test[0], test[1]]
         };
         let script = || {
-            Script(vec![right(false, true), right(true, false), right(true, true), right(false, false)], 0)
+            Script(
+                vec![right(false, true), right(true, false), right(true, true), right(false, false)],
+                0,
+                99,
+            )
         };
         let mut epochs = 0;
         let (model, history) = run(&mut script(), &set(&[1]), 4, |epoch, _| epochs = epoch).unwrap();
@@ -224,15 +221,16 @@ mod tests {
 
     #[test]
     fn a_learner_may_stop() {
-        let mut script = Script(vec![[0.0; 6], [0.0, 0.0, 0.0, 9.0, 0.0, 0.0]], 0);
-        let (_, history) = run(&mut script, &set(&[1]), 8, |_, _| ()).unwrap();
+        let (_, history) = run(&mut Script(vec![[0.0; 6]], 0, 2), &set(&[1]), 8, |_, _| ()).unwrap();
         assert_eq!(history.losses.len(), 2);
     }
 
     #[test]
-    fn the_loss_is_the_cross_entropy() {
-        let loss = mean_loss(&[1.0, 3.0, 2.0, 2.0], &[0, 1], 2, &[0, 1]);
-        let expected = f64::midpoint((1.0 + 2.0_f64.exp()).ln(), std::f64::consts::LN_2);
-        assert!((loss - expected).abs() < 1e-6, "{loss}");
+    fn what_diverges_is_an_error() {
+        let mut script = Script(vec![[f32::NAN; 6]], 0, 99);
+        let error = run(&mut script, &set(&[1]), 1, |_, _| ()).unwrap_err().to_string();
+        assert!(error.contains("logits of epoch 1"), "{error}");
+        let history = History { validation: vec![0.1, 0.2], test: vec![0.1], ..History::default() };
+        assert_eq!(history.accuracy(), None);
     }
 }

@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_padded_by_at_most_a_third() {
+    fn rows_are_padded_by_less_than_half() {
         let lengths = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 31, 46];
         assert_eq!(lengths.map(padded), [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 16, 16, 24, 32, 48]);
     }

@@ -20,6 +20,10 @@ pub(crate) fn read_csr(file: &Checkpoint, path: &Path, name: &str) -> Result<Csr
         let expected = format!("{} numbers, one more than rows", rows.saturating_add(1));
         return Err(Error::format(path, format!("`{name}.indptr`"), expected, offsets.len()));
     }
+    if rows == 0 || width == 0 {
+        let found = format!("{rows} and {width}");
+        return Err(Error::format(path, format!("`{name}.shape`"), "at least one row and one column", found));
+    }
     let columns = columns.into_iter().map(|column| u32::try_from(column).unwrap_or(u32::MAX)).collect();
     Csr::new(width, offsets, columns, values)
         .map_err(|error| Error::format(path, format!("`{name}`"), "a matrix in compressed rows", error))
@@ -110,6 +114,7 @@ mod tests {
         assert_eq!(read_csr(&Checkpoint::open(&path).unwrap(), &path, "graph").unwrap().entries(), 2);
         assert!(message(&[("graph.shape", ints(&[1, 1 << 40]))]).contains("columns: expected at most"));
         assert!(message(&[("graph.shape", ints(&[1, 2]))]).contains("columns below 2"));
+        assert!(message(&[("graph.shape", ints(&[1, 0]))]).contains("one column"));
         assert!(message(&[("graph.shape", ints(&[1]))]).contains("two numbers"));
         assert!(message(&[("graph.shape", ints(&[i64::MAX, 3]))]).contains("one more than rows"));
         assert!(message(&[("graph.indices", ints(&[0, -1]))]).contains("numbers from 0, found -1"));

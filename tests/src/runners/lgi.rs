@@ -12,7 +12,7 @@ use leanburn::{
         gcn::{FixedGraph, Gcn, GcnConfig},
         knn::{KnnConfig, Metric},
         learners::{
-            Adjacency, GraphModel, classify,
+            GraphModel, classify,
             grcn::{self, Grcn, GrcnConfig},
             idgl::{self, Idgl, IdglConfig},
             slaps::{self, DenoisingLoss, GeneratorKind, GraphGenerator, NonLinearity, Slaps, SlapsConfig},
@@ -27,7 +27,7 @@ use serde::Deserialize;
 
 use crate::{case::Case, comparison::Outputs, data, gradients};
 
-/// `Dispatch` with gradients recorded, and without.
+/// `Dispatch` without gradients recorded.
 type Plain = Dispatch;
 
 fn metric(name: &str) -> Result<Metric> {
@@ -110,7 +110,7 @@ pub(super) fn knn_graph(case: &Case, device: &DispatchDevice) -> Result<Outputs>
     let mut tape = Tape::new();
     let embeddings = case.tensor::<Dispatch, 2>("features", &training)?;
     let similar = slaps::Similar::new(embeddings, config.k, true, device, &mut tape)?;
-    let scaled = similar.scaled(device, &mut tape).inner();
+    let scaled = similar.scaled(device, &mut tape)?.inner();
     // From columns in ascending order to the nearest first.
     let mut places = Vec::new();
     let (mut rows, mut columns) = (Vec::new(), Vec::new());
@@ -689,7 +689,6 @@ pub(super) fn grcn_loss(case: &Case, device: &DispatchDevice) -> Result<Outputs>
         for (name, gradient) in gradients::by_name(&networks, &found, GrcnConfig::published_name)? {
             outputs.data(format!("grad.{name}"), gradient);
         }
-        let _: &Adjacency<Dispatch> = &revised.adjacency;
         let embeddings: Tensor<Plain, 2> =
             networks.graph.embeddings(&config, &context, &mut Tape::new()).inner();
         outputs.tensor("similarity", embeddings.clone().matmul(embeddings.transpose()));

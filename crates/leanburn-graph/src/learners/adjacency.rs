@@ -12,7 +12,7 @@ use super::model::LearnedGraph;
 use crate::{
     Csr, Features, Normalization,
     knn::{Metric, Search, Ties},
-    lgi::{RestorationConfig, Rows, Strength, mask, warning},
+    lgi::{RestorationConfig, Rows, mask, warning},
     sparse::{LearnedMatrix, SparseMatrix, Tape, ints},
 };
 
@@ -160,13 +160,9 @@ impl<'a> Labelled<'a> {
 
     /// The factor of the restored weights.
     ///
-    /// - own, restored: sums of the weights of the filled rows
+    /// - own, restored: sums of the weights of the filled rows, whatever their signs
     pub(crate) fn alpha(&self, restoration: &RestorationConfig, own: f64, restored: f64) -> f64 {
-        let alpha = match restoration.strength {
-            Strength::Alpha(alpha) => alpha,
-            Strength::Rho(_) if restored == 0.0 => 0.0,
-            Strength::Rho(rho) => rho * own / restored,
-        };
+        let alpha = restoration.alpha(own, restored);
         if own > 0.0
             && let Some(warning) = warning(alpha * restored / own)
         {
@@ -193,7 +189,7 @@ impl<'a> Labelled<'a> {
         let mut ties = vec![0.0_f32; nodes * labelled];
         let (mut own, mut restored) = (0.0, 0.0);
         for row in (0..nodes).filter(|&row| filled[row]) {
-            own += f64::from(sums[row]);
+            own += f64::from(sums[row]).abs();
             let of_row = &similarities[row * labelled..(row + 1) * labelled];
             let mut places: Vec<usize> = (0..labelled).collect();
             if restoration.tau < labelled {
@@ -203,7 +199,7 @@ impl<'a> Labelled<'a> {
             }
             for place in places.into_iter().filter(|&place| !restoration.clip || of_row[place] > 0.0) {
                 ties[row * labelled + place] = 1.0;
-                restored += f64::from(of_row[place]);
+                restored += f64::from(of_row[place]).abs();
             }
         }
         let alpha = self.alpha(restoration, own, restored);
@@ -221,13 +217,14 @@ impl<'a> Labelled<'a> {
         similarity: Tensor<B, 2>,
     ) -> Tensor<B, 2> {
         let (nodes, labelled) = (self.of(), self.nodes.len());
-        let weights =
-            (restoration.rows == Rows::Starved).then(|| on_host(&self.select(adjacency.clone(), 1)));
+        // What only the host looks at is taken out of the autodiff graph.
+        let present = adjacency.clone().detach();
+        let weights = (restoration.rows == Rows::Starved).then(|| on_host(&self.select(present.clone(), 1)));
         let reaches = |row: usize| {
             let weights = weights.as_ref().expect("they are looked at for starved rows alone");
             weights[row * labelled..(row + 1) * labelled].iter().any(|&weight| weight > 0.0)
         };
-        let sums = on_host(&adjacency.clone().sum_dim(1));
+        let sums = on_host(&present.clone().sum_dim(1));
         // [labelled, nodes]: products, since assigned columns would be gathered back one by one.
         let mut places = vec![0.0_f32; labelled * nodes];
         for (place, &node) in self.nodes.iter().enumerate() {

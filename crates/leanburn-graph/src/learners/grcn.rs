@@ -364,7 +364,6 @@ fn sparse<B: AutodiffBackend>(
     places.values.fill(1.0);
     let matrix = LearnedMatrix::new(&places, &context.device);
     let similarities = tape.inner_products(&matrix, embeddings.clone(), embeddings.clone());
-    let similarities = tape.shared(similarities);
     let given = context.given.adjacency();
     let of_given = TensorData::new(given.values.clone(), [given.entries()]);
     let of_given = Tensor::<B, 1>::from_data(of_given, &similarities.device());
@@ -395,13 +394,14 @@ fn sparse<B: AutodiffBackend>(
         let added = labelled_ties::<B::InnerBackend>(restoration, &embedded, labelled, &filled, device)?;
         let restored =
             tape.inner_products(&LearnedMatrix::new(&added, device), embeddings.clone(), embeddings);
-        let restored = tape.shared(restored);
         let of_filled = |matrix: &Csr, values: &[f64]| -> f64 {
             let rows = (0..nodes).filter(|&row| filled[row]);
-            rows.flat_map(|row| &values[matrix.offsets[row]..matrix.offsets[row + 1]]).sum()
+            rows.flat_map(|row| &values[matrix.offsets[row]..matrix.offsets[row + 1]])
+                .map(|value| value.abs())
+                .sum()
         };
         let own = of_filled(&places, &weights[0]) + of_filled(given, &weights[1]);
-        let alpha = labelled.alpha(restoration, own, sums(&restored).iter().sum());
+        let alpha = labelled.alpha(restoration, own, sums(&restored).iter().map(|value| value.abs()).sum());
         add(&added, alpha as f32);
         values.push(restored);
     }
@@ -475,6 +475,7 @@ impl GraphModel for GrcnConfig {
         device: &B::Device,
         progress: impl FnMut(usize, &History),
     ) -> Result<(Trained<Self, B::InnerBackend>, History)> {
+        set.check()?;
         self.validate(set)?;
         train::check_records_gradients::<B>(device)?;
         let given = self.knn.graph::<B::InnerBackend>(&set.features, device.inner())?;

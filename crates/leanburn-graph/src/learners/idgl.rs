@@ -182,6 +182,10 @@ impl IdglConfig {
                 let expected = format!("1 to {nodes}, the number of nodes");
                 return Err(Error::setting("anchors", expected, anchors));
             }
+            Some(anchors) if nodes.saturating_mul(anchors) > LARGEST_DENSE * LARGEST_DENSE => {
+                let expected = format!("fewer anchors for {nodes} nodes, each of which is compared with all");
+                return Err(Error::setting("anchors", expected, anchors));
+            }
             None if nodes > LARGEST_DENSE => {
                 let expected = format!("some, for more than {LARGEST_DENSE} nodes");
                 return Err(Error::setting("anchors", expected, "none"));
@@ -455,9 +459,9 @@ impl<B: Backend> Idgl<B> {
         let features = noisy(context.features.clone(), config.feat_adj_dropout, &mut noise);
         let support = features.clone().matmul(self.encoder.graph_encoders[0].weight.val());
         let regularisation = if noise.is_none() && anchors.is_none() {
-            context.regularisation.get_or_init(|| Regularisation::new(config, &features, None)).clone()
+            context.regularisation.get_or_init(|| Regularisation::new(&features, None)).clone()
         } else {
-            Regularisation::new(config, &features, anchors.as_ref())
+            Regularisation::new(&features, anchors.as_ref())
         };
         let last_weight = || self.encoder.graph_encoders[1].weight.val();
         let classify = |hidden: &Tensor<B, 2>, propagation: &Propagation<B>| {
@@ -598,18 +602,17 @@ impl<B: Backend> Propagation<'_, B> {
 /// What is common to the regularisation of all graphs of an epoch, which compares features of linked nodes, or anchors.
 #[derive(Debug, Clone)]
 struct Regularisation<B: Backend> {
-    /// The inner products of features, if the smoothness of features counts.
-    products: Option<Tensor<B, 2>>,
+    /// The inner products of features.
+    products: Tensor<B, 2>,
     /// The squared lengths of features, `[nodes, 1]`.
     lengths: Tensor<B, 2>,
 }
 
 impl<B: Backend> Regularisation<B> {
-    fn new(config: &IdglConfig, features: &Tensor<B, 2>, anchors: Option<&Tensor<B, 1, Int>>) -> Self {
+    fn new(features: &Tensor<B, 2>, anchors: Option<&Tensor<B, 1, Int>>) -> Self {
         let compared =
             anchors.map_or_else(|| features.clone(), |nodes| features.clone().select(0, nodes.clone()));
-        let products =
-            (config.smoothness_ratio > 0.0).then(|| compared.clone().matmul(compared.clone().transpose()));
+        let products = compared.clone().matmul(compared.clone().transpose());
         Self { products, lengths: compared.square().sum_dim(1) }
     }
 
@@ -619,11 +622,11 @@ impl<B: Backend> Regularisation<B> {
         let [nodes, _] = adjacency.dims();
         let (n, pairs) = (nodes as f64, (nodes * nodes) as f64);
         let sums = adjacency.clone().sum_dim(1);
-        let mut loss = (sums.clone() + EPSILON).log().sum() * (-config.degree_ratio / n);
-        if let Some(products) = &self.products {
-            let smoothness =
-                (sums * self.lengths.clone()).sum() - (adjacency.clone() * products.clone()).sum();
-            loss = loss + smoothness * (config.smoothness_ratio / pairs);
+        let smoothness =
+            (sums.clone() * self.lengths.clone()).sum() - (adjacency.clone() * self.products.clone()).sum();
+        let mut loss = smoothness * (config.smoothness_ratio / pairs);
+        if config.degree_ratio > 0.0 {
+            loss = loss - (sums + EPSILON).log().sum() * (config.degree_ratio / n);
         }
         if config.sparsity_ratio > 0.0 {
             loss = loss + adjacency.square().sum() * (config.sparsity_ratio / pairs);
@@ -677,6 +680,7 @@ impl GraphModel for IdglConfig {
         device: &B::Device,
         progress: impl FnMut(usize, &History),
     ) -> Result<(Trained<Self, B::InnerBackend>, History)> {
+        set.check()?;
         self.validate(set)?;
         train::check_records_gradients::<B>(device)?;
         let features = set.features.row_normalised();
@@ -766,7 +770,7 @@ impl<B: AutodiffBackend> Learner for IdglLearner<'_, B> {
     }
 
     /// Watches the loss with all of its parts, as the official code does.
-    fn validated(&mut self, _loss: f64) -> bool {
+    fn has_finished(&mut self) -> bool {
         let (_, loss) = self.evaluated.as_ref().expect("the epoch was evaluated");
         if *loss < self.best {
             (self.best, self.since) = (*loss, 0);

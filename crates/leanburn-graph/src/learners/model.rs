@@ -150,11 +150,14 @@ impl<B: Backend> LearnedGraph<B> {
             }
             factors.push([left, right]);
         }
-        let Self::Sparse(places, values) = Self::sparse(&matrix, device) else { unreachable!() };
-        Ok(if factors.is_empty() {
-            Self::Sparse(places, values)
-        } else {
-            Self::Anchored(places, values, factors)
+        // Where many pairs have an entry, the places of entries would take more than all cells.
+        if factors.is_empty() && matrix.entries() > nodes * nodes / 4 {
+            let cells = TensorData::new(matrix.to_dense(), [nodes, nodes]);
+            return Ok(Self::Dense(Tensor::from_data(cells, device)));
+        }
+        Ok(match Self::sparse(&matrix, device) {
+            Self::Sparse(places, values) if !factors.is_empty() => Self::Anchored(places, values, factors),
+            graph => graph,
         })
     }
 }

@@ -387,7 +387,7 @@ impl SlapsConfig {
             return Err(Error::setting("generator", expected, set.nodes()));
         }
         match &self.restoration {
-            Some(restoration) if restoration.rows == Rows::Starved && !self.is_sparse() => {
+            Some(restoration) if restoration.rows == Rows::Starved && is_dense => {
                 let expected = "other rows for a graph that links every node to each other: none is starved";
                 Err(Error::setting("rows", expected, "Starved"))
             }
@@ -724,7 +724,6 @@ impl<B: AutodiffBackend> Similar<B> {
         let places = nearest.graph().adjacency().clone();
         let matrix = LearnedMatrix::new(&places, device);
         let values = tape.inner_products(&matrix, unit.clone(), unit.clone());
-        let values = tape.shared(values);
         Ok(Self { unit, on_host, nearest, places, matrix, values })
     }
 
@@ -732,27 +731,33 @@ impl<B: AutodiffBackend> Similar<B> {
     /// columns.
     ///
     /// - output: `[entries]`, columns ascending
-    pub fn scaled(&self, device: &Device<B::InnerBackend>, tape: &mut Tape<B>) -> Tensor<B, 1> {
-        let sums = self.sums(device, tape);
-        let scales = tape.shared(inverse_roots(sums));
-        self.values.clone() * tape.inner_products(&self.matrix, scales.clone(), scales)
+    ///
+    /// # Errors
+    ///
+    /// When a node's similarities have a negative sum, whose root is none.
+    pub fn scaled(&self, device: &Device<B::InnerBackend>, tape: &mut Tape<B>) -> Result<Tensor<B, 1>> {
+        let scales = self.scales(device, tape)?;
+        Ok(self.values.clone() * tape.inner_products(&self.matrix, scales.clone(), scales))
     }
 
-    /// The sums of the similarities in each node's row and column, `[nodes, 1]`.
-    fn sums(&self, device: &Device<B::InnerBackend>, tape: &mut Tape<B>) -> Tensor<B, 2> {
+    /// One over the root of the sum of the similarities in each node's row and column, `[nodes, 1]`, for use in several
+    /// places.
+    fn scales(&self, device: &Device<B::InnerBackend>, tape: &mut Tape<B>) -> Result<Tensor<B, 2>> {
         let ones = Tensor::ones([self.places.rows(), 1], &self.unit.device());
         let of_rows = tape.learned_product(&self.matrix, self.values.clone(), ones.clone());
         let (transpose, order) = self.places.transpose_with_places();
         let order = ints(order.into_iter().map(i64::from).collect(), device);
         let transpose = LearnedMatrix::new(&transpose, device);
         let swapped = self.values.clone().select(0, Tensor::from_inner(order));
-        of_rows + tape.learned_product(&transpose, swapped, ones)
+        let sums = of_rows + tape.learned_product(&transpose, swapped, ones);
+        let on_host: Vec<f32> = sums.clone().inner().into_data().iter::<f32>().collect();
+        if let Some(node) = on_host.iter().position(|&sum| sum < 0.0) {
+            let location = format!("similarities of node {node}");
+            return Err(Error::data(location, "a sum of at least 0, which has a root", on_host[node]));
+        }
+        // Rows of zeros have the sum 0, and keep their zeros.
+        Ok(tape.shared(inverse(sums.clamp_min(1e-12).sqrt())))
     }
-}
-
-/// `1 / sqrt(x)`; of rows of zeros, whose values stay zeros, a large number.
-fn inverse_roots<B: Backend>(sums: Tensor<B, 2>) -> Tensor<B, 2> {
-    inverse(sums.clamp_min(1e-12).sqrt())
 }
 
 /// Exponential linear unit.
@@ -780,14 +785,13 @@ fn dense<B: AutodiffBackend>(
 /// Connections to labelled nodes.
 struct Restored<B: AutodiffBackend> {
     places: Csr,
-    matrix: LearnedMatrix<B::InnerBackend>,
-    /// The similarities, `[entries]`, for use in several places.
+    /// The weights, `[entries]`.
     values: Tensor<B, 1>,
-    alpha: f64,
 }
 
 impl<B: AutodiffBackend> Restored<B> {
     /// - weights: of the kept similarities
+    /// - scales: of the nodes' similarities, where the generator scales them
     /// - terms: the row, the column, the similarity and its factor of each entry of the present graph
     fn new(
         restoration: &RestorationConfig,
@@ -795,11 +799,12 @@ impl<B: AutodiffBackend> Restored<B> {
         tape: &mut Tape<B>,
         similar: &Similar<B>,
         weights: Tensor<B, 1>,
+        scales: Option<Tensor<B, 2>>,
         terms: &[(u32, u32, u32, f32)],
     ) -> Result<Self> {
         let Context { labelled, device, .. } = context;
-        let sum_of = |values: Tensor<B, 1>| values.inner().into_data().iter::<f64>().collect::<Vec<_>>();
-        let weights = sum_of(weights);
+        let of_host = |values: Tensor<B, 1>| values.inner().into_data().iter::<f64>().collect::<Vec<_>>();
+        let weights = of_host(weights);
         let mut linked = vec![false; labelled.of()];
         for &(row, column, place, _) in terms {
             linked[row as usize] |= labelled.contains(column as usize) && weights[place as usize] > 0.0;
@@ -808,12 +813,15 @@ impl<B: AutodiffBackend> Restored<B> {
         let places =
             labelled_ties::<B::InnerBackend>(restoration, &similar.on_host, labelled, &filled, device)?;
         let matrix = LearnedMatrix::new(&places, device);
-        let values = tape.inner_products(&matrix, similar.unit.clone(), similar.unit.clone());
-        let values = tape.shared(values);
+        let mut values = tape.inner_products(&matrix, similar.unit.clone(), similar.unit.clone());
+        if let Some(scales) = scales {
+            values = values * tape.inner_products(&matrix, scales.clone(), scales);
+        }
         let own = terms.iter().filter(|(row, ..)| filled[*row as usize]);
-        let own = own.map(|&(_, _, place, factor)| f64::from(factor) * weights[place as usize]);
-        let alpha = labelled.alpha(restoration, own.sum(), sum_of(values.clone()).into_iter().sum());
-        Ok(Self { places, matrix, values, alpha })
+        let own = own.map(|&(_, _, place, factor)| f64::from(factor) * weights[place as usize].abs());
+        let restored = of_host(values.clone()).into_iter().map(f64::abs);
+        let alpha = labelled.alpha(restoration, own.sum(), restored.sum());
+        Ok(Self { places, values: values * alpha })
     }
 }
 
@@ -827,11 +835,12 @@ fn sparse<B: AutodiffBackend>(
     let (nodes, device) = (context.features.rows(), &context.device);
     let Similar { places, matrix, .. } = similar;
     // The official sparse mode normalises before the non-linearity.
-    let mut kept = if config.sparse_mode {
-        similar.values.clone()
-    } else {
-        tape.shared(config.non_linearity.apply(similar.values.clone(), config.i))
+    let scales = if config.sparse_mode { Some(similar.scales(device, tape)?) } else { None };
+    let similarities = match &scales {
+        Some(scales) => similar.values.clone() * tape.inner_products(matrix, scales.clone(), scales.clone()),
+        None => similar.values.clone(),
     };
+    let kept = tape.shared(config.non_linearity.apply(similarities, config.i));
     // Half of each edge in both directions; in sparse mode, the whole of it.
     let factor = if config.sparse_mode { 1.0 } else { 0.5 };
     let mut terms = Vec::with_capacity(2 * places.entries());
@@ -842,31 +851,11 @@ fn sparse<B: AutodiffBackend>(
             terms.push((column, row as u32, place as u32, factor));
         }
     }
-    let restored = match &config.restoration {
-        Some(restoration) => Some(Restored::new(restoration, context, tape, similar, kept.clone(), &terms)?),
-        None => None,
-    };
-    let mut added = restored.as_ref().map(|restored| restored.values.clone() * restored.alpha);
-    if config.sparse_mode {
-        let mut sums = similar.sums(device, tape);
-        if let (Some(Restored { matrix, .. }), Some(values)) = (&restored, &mut added) {
-            *values = tape.shared(values.clone());
-            let ones = Tensor::ones([nodes, 1], &sums.device());
-            sums = sums + tape.learned_product(matrix, values.clone(), ones);
-        }
-        let scales = tape.shared(inverse_roots(sums));
-        let mut normalise = |matrix: &LearnedMatrix<B::InnerBackend>, values: Tensor<B, 1>| {
-            values * tape.inner_products(matrix, scales.clone(), scales.clone())
-        };
-        kept = config.non_linearity.apply(normalise(matrix, kept), config.i);
-        if let (Some(Restored { matrix, .. }), Some(values)) = (&restored, &mut added) {
-            *values = normalise(matrix, values.clone());
-        }
-        kept = tape.shared(kept);
-    }
     let mut values = kept.clone();
     let mut count = places.entries();
-    if let (Some(Restored { places, .. }), Some(added)) = (restored, added) {
+    if let Some(restoration) = &config.restoration {
+        let Restored { places, values: added } =
+            Restored::new(restoration, context, tape, similar, kept.clone(), scales, &terms)?;
         for row in 0..nodes {
             for place in places.offsets[row]..places.offsets[row + 1] {
                 terms.push((row as u32, places.columns[place], (count + place) as u32, 1.0));
@@ -1030,6 +1019,7 @@ impl GraphModel for SlapsConfig {
         device: &B::Device,
         progress: impl FnMut(usize, &History),
     ) -> Result<(Trained<Self, B::InnerBackend>, History)> {
+        set.check()?;
         self.validate(set)?;
         train::check_records_gradients::<B>(device)?;
         let mut learner = SlapsLearner::<B>::new(self, set, device)?;

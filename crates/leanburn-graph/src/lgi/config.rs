@@ -115,6 +115,7 @@ impl LgiConfig {
     ///
     /// As [`base_graph`](Self::base_graph) and [`RestorationConfig::restore`].
     pub fn restored<B: Backend>(&self, set: &NodeSet, device: &B::Device) -> Result<Restored> {
+        set.check()?;
         let graph = self.base_graph::<B>(set, device)?;
         if let Some(restoration) = &self.restoration {
             return restoration.restore::<B>(&graph, &set.features, &set.split.train, device);

@@ -38,8 +38,8 @@ pub enum Weight {
 pub enum Strength {
     /// The paper's `alpha`, the factor of `B`. What is good depends on the scale of the features.
     Alpha(f64),
-    /// The mean weight of a node's restored connections over that of its others, whatever the scale of the features:
-    /// `alpha = rho` times the mean row sum of `A` over that of `B`, both of the filled rows.
+    /// The weight of a node's restored connections over that of its others, whatever the scale of the features:
+    /// `alpha = rho` times the sum of `A` over that of `B`, both of the filled rows and without signs.
     Rho(f64),
 }
 
@@ -87,7 +87,7 @@ pub struct Restored {
     pub regularisation: Graph,
     /// The factor of `B`.
     pub alpha: f64,
-    /// The mean weight of restored connections over that of the others, of the filled rows.
+    /// The weight of restored connections over that of the others, of the filled rows and without signs.
     pub rho: f64,
 }
 
@@ -164,21 +164,17 @@ impl RestorationConfig {
             regularisation = cur(graph, &regularisation, &mask)?;
         }
 
-        let mean = |of: &Graph| {
-            let sums = of.adjacency().row_sums();
-            let (mut total, mut count) = (0.0, 0);
-            for (sum, _) in sums.iter().zip(&fills).filter(|(_, filled)| **filled) {
-                total += sum;
-                count += 1;
-            }
-            if count == 0 { 0.0 } else { total / f64::from(count) }
+        // The filled rows, but `C U^T R` has entries in others.
+        let counted = |row: usize| match self.block {
+            Block::U => fills[row],
+            Block::Cur => !regularisation.adjacency().row(row).0.is_empty(),
         };
-        let (own, restored) = (mean(graph), mean(&regularisation));
-        let alpha = match self.strength {
-            Strength::Alpha(alpha) => alpha,
-            Strength::Rho(_) if restored == 0.0 => 0.0,
-            Strength::Rho(rho) => rho * own / restored,
+        let total = |of: &Graph| {
+            let rows = (0..of.nodes()).filter(|&row| counted(row));
+            rows.flat_map(|row| of.adjacency().row(row).1).map(|&weight| f64::from(weight).abs()).sum()
         };
+        let (own, restored) = (total(graph), total(&regularisation));
+        let alpha = self.alpha(own, restored);
         let rho = if own == 0.0 { 0.0 } else { alpha * restored / own };
         let graph = graph.plus(alpha as f32, &regularisation);
         let restored = Restored { graph, regularisation, alpha, rho };
@@ -202,10 +198,21 @@ impl RestorationConfig {
             return Err(Error::setting("tau", expected, self.tau));
         }
         let (Strength::Alpha(strength) | Strength::Rho(strength)) = self.strength;
-        if !(strength.is_finite() && strength >= 0.0) {
-            return Err(Error::setting("strength", "0 or a positive number", strength));
+        if !(0.0..=f64::from(f32::MAX)).contains(&strength) {
+            return Err(Error::setting("strength", "0 or a positive number in single precision", strength));
         }
         Ok(())
+    }
+
+    /// The factor of the restored weights.
+    ///
+    /// - own, restored: sums of the weights of the filled rows, whatever their signs
+    pub(crate) fn alpha(&self, own: f64, restored: f64) -> f64 {
+        match self.strength {
+            Strength::Alpha(alpha) => alpha,
+            Strength::Rho(_) if restored == 0.0 => 0.0,
+            Strength::Rho(rho) => rho * own / restored,
+        }
     }
 
     /// Which rows are filled.

@@ -92,6 +92,7 @@ impl LgiConfig {
         device: &B::Device,
         progress: impl FnMut(usize, &History),
     ) -> Result<Lgi<B::InnerBackend>> {
+        set.check()?;
         self.validate()?;
         train::check_records_gradients::<B>(device)?;
         let mut learner = GcnLearner::<B>::new(self, set, &graph.normalised(self.normalization)?, device)?;
