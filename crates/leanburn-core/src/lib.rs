@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`table`] | tables of numbers, read strictly from CSV, `.npy` and `.mat` |
+//! | [`architecture`] | a network's layers and coupled channels, and what they cost |
 //! | [`checkpoint`] | parameters under their published names: safetensors, sharded or not, and PyTorch files |
 //! | [`nn`] | layers that Burn has not, or has otherwise than PyTorch |
 //! | [`loss`], [`metrics`], [`schedule`] | objectives, evaluation, learning-rate schedules |
@@ -13,6 +14,7 @@
 //! | [`report`] | run folders, JSON, CSV and (feature `plot`) SVG |
 //! | [`Error`] | the vocabulary of errors |
 
+pub mod architecture;
 pub mod checkpoint;
 mod error;
 pub mod loss;

@@ -62,6 +62,20 @@ impl Checkpoint {
         Ok(Self { path: file, tensors, keep_types: false })
     }
 
+    /// Tensors in memory.
+    ///
+    /// - path: where they come from, for errors
+    pub fn from_tensors(
+        path: impl Into<PathBuf>,
+        tensors: impl IntoIterator<Item = (String, TensorData)>,
+    ) -> Self {
+        let tensors = tensors.into_iter().map(|(name, data)| {
+            let parts = name.split('.').map(str::to_owned).collect();
+            (name, TensorSnapshot::from_data(data, parts, vec![], Default::default()))
+        });
+        Self { path: path.into(), tensors: tensors.collect(), keep_types: false }
+    }
+
     /// The tensors' names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -100,6 +114,22 @@ impl Checkpoint {
     /// classifier that a feature extractor has not, say.
     pub fn without(mut self, unwanted: impl Fn(&str) -> bool) -> Self {
         self.tensors.retain(|name, _| !unwanted(name));
+        self
+    }
+
+    /// The state dict alone, without what wraps it: what is under `state_dict.` where there is such a part, and no
+    /// `module.` of `DataParallel` anywhere in a name.
+    pub fn state_dict(mut self) -> Self {
+        const PART: &str = "state_dict.";
+        let whole = !self.names().any(|name| name.starts_with(PART));
+        self.tensors = std::mem::take(&mut self.tensors)
+            .into_iter()
+            .filter_map(|(name, tensor)| {
+                let name = if whole { &name } else { name.strip_prefix(PART)? };
+                let parts = name.split('.').filter(|part| *part != "module");
+                Some((parts.collect::<Vec<_>>().join("."), tensor))
+            })
+            .collect();
         self
     }
 
@@ -240,15 +270,10 @@ pub fn save_tensors(
     tensors: impl IntoIterator<Item = (String, TensorData)>,
     path: impl AsRef<Path>,
 ) -> Result<()> {
-    let tensors = tensors
-        .into_iter()
-        .map(|(name, data)| {
-            let parts = name.split('.').map(str::to_owned).collect();
-            let snapshot = TensorSnapshot::from_data(data, parts, vec![], Default::default());
-            Ok((name, Stored::new(&snapshot)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    write(tensors, path.as_ref())
+    let path = path.as_ref();
+    let tensors = Checkpoint::from_tensors(path, tensors).tensors;
+    let stored = tensors.into_iter().map(|(name, tensor)| Ok((name, Stored::new(&tensor)?)));
+    write(stored.collect::<Result<Vec<_>>>()?, path)
 }
 
 fn write(tensors: Vec<(String, Stored)>, path: &Path) -> Result<()> {
@@ -645,6 +670,18 @@ mod tests {
         assert!(load(&write("module")).is_ok());
         assert!(load(&write("state_dict.module")).is_ok());
         assert!(load(&write("teacher")).is_err());
+    }
+
+    #[test]
+    fn a_state_dict_is_found_in_what_wraps_it() {
+        let names = |names: &[&str]| {
+            let tensors = names.iter().map(|name| ((*name).to_owned(), TensorData::from([1.0_f32])));
+            let checkpoint = Checkpoint::from_tensors("memory", tensors).state_dict();
+            checkpoint.names().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["fc.bias", "fc.weight"]), ["fc.bias", "fc.weight"]);
+        assert_eq!(names(&["model.fc.bias", "state_dict.module.fc.bias"]), ["fc.bias"]);
+        assert_eq!(names(&["features.module.0.bias"]), ["features.0.bias"]);
     }
 
     #[test]
