@@ -36,6 +36,13 @@ impl Generator {
         Self(rng)
     }
 
+    /// The generator of sample `index` in epoch `epoch`, whatever was drawn before.
+    pub fn sample(seed: u64, epoch: usize, index: usize) -> Self {
+        // An odd factor keeps the epochs of one seed apart, and those of neighbouring seeds.
+        let epoch = (epoch as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Self::stream(seed ^ epoch, index as u64)
+    }
+
     /// The generator as `rand`'s crates take it.
     pub fn rng(&mut self) -> &mut impl Rng {
         &mut self.0
