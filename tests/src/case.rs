@@ -66,6 +66,7 @@ pub struct Expected {
 /// A case that a runner computes.
 pub struct Case {
     path: PathBuf,
+    text: String,
     manifest: Manifest,
     expected: Checkpoint,
 }
@@ -81,7 +82,7 @@ impl Case {
         let manifest =
             serde_json::from_str(&text).map_err(|error| Error::format(path, "file", "a manifest", error))?;
         let expected = Checkpoint::open(path.with_extension("safetensors"))?;
-        Ok(Self { path: path.to_owned(), manifest, expected })
+        Ok(Self { path: path.to_owned(), text, manifest, expected })
     }
 
     /// Which runner computes it.
@@ -114,7 +115,13 @@ impl Case {
     ///
     /// When they are not those of the kind.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_value(self.manifest.config.clone())
+        #[derive(Deserialize)]
+        struct Settings<T> {
+            config: T,
+        }
+        // From the text, which has an order that a JSON value forgets.
+        serde_json::from_str(&self.text)
+            .map(|settings: Settings<T>| settings.config)
             .map_err(|error| self.error("config", "the settings of its kind", &error.to_string()))
     }
 
@@ -131,6 +138,21 @@ impl Case {
             .find(|made| made.name == name)
             .ok_or_else(|| self.error(&format!("input `{name}`"), "one in the manifest", "none"))?;
         self.make(made, &format!("input:{name}"))
+    }
+
+    /// The values of parameter `name`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such parameter.
+    pub fn parameter(&self, name: &str) -> Result<TensorData> {
+        let made = self
+            .manifest
+            .parameters
+            .iter()
+            .find(|made| made.name == name)
+            .ok_or_else(|| self.error(&format!("parameter `{name}`"), "one in the manifest", "none"))?;
+        self.make(made, &made.name)
     }
 
     /// Input `name` as a tensor.

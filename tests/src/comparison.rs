@@ -28,6 +28,11 @@ impl Outputs {
         self.0.insert(name.into(), data);
     }
 
+    /// Adds all of others.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// Adds a list of numbers.
     pub fn list(&mut self, name: impl Into<String>, values: Vec<f64>) {
         let count = values.len();

@@ -7,6 +7,8 @@
 //! |---|---|---|
 //! | `anomaly` | [`anomaly`] | [SLA2P](anomaly::sla2p), its variant SLA, and [baselines](anomaly::baselines) |
 //! | `graph` | [`graph`] | [LGI-LS](graph::lgi), and SLAPS, GRCN and IDGL as [learners](graph::learners) of graphs |
+//! | `pruning` | [`pruning`] | filters and weights selected, masked and really removed |
+//! | `vision` | [`vision`] | the image networks that are pruned |
 //!
 //! Backends are features too: `flex` (CPU, the default), `ndarray` (CPU), `cuda`, and at most one of `wgpu`, `vulkan`,
 //! `metal` and `webgpu`. All models are generic over Burn's `Backend`; [`device`] picks one at run time.
@@ -43,6 +45,10 @@ pub use leanburn_anomaly as anomaly;
 pub use leanburn_core as core;
 #[cfg(feature = "graph")]
 pub use leanburn_graph as graph;
+#[cfg(feature = "pruning")]
+pub use leanburn_pruning as pruning;
+#[cfg(feature = "vision")]
+pub use leanburn_vision as vision;
 
 /// What most programs use.
 pub mod prelude {

@@ -1,6 +1,7 @@
 //! One runner a kind, grouped by method.
 
 mod lgi;
+mod pruning;
 mod sla2p;
 
 use leanburn::{
@@ -14,9 +15,12 @@ use crate::{case::Case, comparison::Outputs};
 type Runner = fn(&Case, &DispatchDevice) -> Result<Outputs>;
 
 /// Every kind's runner.
-const RUNNERS: [(&str, Runner); 15] = [
+const RUNNERS: [(&str, Runner); 20] = [
+    ("cost_accounting", pruning::cost_accounting),
     ("fcn_eval", sla2p::fcn_eval),
     ("fcn_train", sla2p::fcn_train),
+    ("filter_pruning", pruning::filter_pruning),
+    ("filter_scores", pruning::filter_scores),
     ("gcn_train", lgi::gcn_train),
     ("goad", sla2p::goad),
     ("grcn_loss", lgi::grcn_loss),
@@ -25,11 +29,13 @@ const RUNNERS: [(&str, Runner); 15] = [
     ("lof_pca", sla2p::lof_pca),
     ("metrics", sla2p::metrics),
     ("planetoid_gcn", lgi::planetoid_gcn),
+    ("resnet_features", sla2p::resnet_features),
     ("restore_graph", lgi::restore_graph),
     ("scores", sla2p::scores),
     ("slaps_loss", lgi::slaps_loss),
     ("slaps_mask", lgi::slaps_mask),
     ("starved_nodes", lgi::starved_nodes),
+    ("unstructured_pruning", pruning::unstructured_pruning),
 ];
 
 /// Computes `case` by the runner of its kind.

@@ -22,6 +22,7 @@ use leanburn::{
         table::Table,
     },
     prelude::{Dispatch, DispatchDevice},
+    vision::{Architecture as _, Classifier as _, resnet::ResNetConfig},
 };
 use serde::Deserialize;
 
@@ -361,4 +362,23 @@ fn table(case: &Case, input: &str) -> Result<Table> {
     let data: TensorData = case.input(input)?;
     let columns = data.shape[1];
     Table::new(data.iter::<f64>().collect(), columns)
+}
+
+#[derive(Deserialize)]
+struct ResNetFeatures {
+    arch: String,
+}
+
+pub(super) fn resnet_features(case: &Case, device: &DispatchDevice) -> Result<Outputs> {
+    let settings: ResNetFeatures = case.config()?;
+    let depth = settings.arch.strip_prefix("resnet").and_then(|depth| depth.parse().ok()).unwrap_or(0);
+    let config = ResNetConfig::imagenet(depth, 1000)?;
+    let network = config.init::<Dispatch>(&mut Generator::new(0), device)?;
+    let network = case.load(network, |path| config.published_name(path))?;
+    let features = network.fuse().forward_features(case.tensor("x", device)?);
+    let norms = features.clone().square().sum_dim(1).sqrt();
+    let mut outputs = Outputs::default();
+    outputs.tensor("features", features.clone());
+    outputs.tensor("features_l2", features / norms);
+    Ok(outputs)
 }

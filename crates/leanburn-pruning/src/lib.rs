@@ -1,0 +1,23 @@
+//! Pruning for [leanburn](https://docs.rs/leanburn): which weights go, and networks that are smaller without them.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`ratios`] | how much of each layer goes |
+//! | [`selection`] | which filters go: criteria, local and global, and what is coupled to them |
+//! | [`surgery`] | networks with filters masked, or really without them |
+//! | [`unstructured`] | masks of single weights |
+//!
+//! A network can be pruned when its configuration is [`Prunable`].
+
+mod numpy;
+mod prunable;
+pub mod ratios;
+pub mod selection;
+mod state;
+pub mod surgery;
+pub mod unstructured;
+
+pub use prunable::Prunable;
+pub use ratios::Ratios;
+pub use selection::{Criterion, Kept, Selection};
+pub use state::State;

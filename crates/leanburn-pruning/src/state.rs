@@ -1,0 +1,105 @@
+use std::collections::BTreeMap;
+
+use burn::{
+    module::Module,
+    tensor::{TensorData, backend::Backend},
+};
+use leanburn_core::{
+    Error, Result,
+    architecture::{Layer, LayerKind},
+    checkpoint::{self, Checkpoint},
+};
+use leanburn_vision::Architecture;
+
+/// A network's parameters and running statistics under their published names, in memory: what pruning looks at, and
+/// cuts. Gradients under the same names are a state, too.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State(BTreeMap<String, TensorData>);
+
+impl State {
+    /// The state of a network.
+    ///
+    /// # Errors
+    ///
+    /// When a parameter cannot be read from its device.
+    pub fn of<A: Architecture, B: Backend>(config: &A, network: &A::Network<B>) -> Result<Self> {
+        checkpoint::tensors(network, |path| config.published_name(path)).map(Self::new)
+    }
+
+    /// A state of named tensors, in PyTorch's layout.
+    pub fn new(tensors: impl IntoIterator<Item = (String, TensorData)>) -> Self {
+        Self(tensors.into_iter().collect())
+    }
+
+    /// The tensor called `name`.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn tensor(&self, name: &str) -> Result<&TensorData> {
+        self.0.get(name).ok_or_else(|| Error::data(format!("parameter `{name}`"), "a tensor", "none"))
+    }
+
+    /// All tensors by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorData)> {
+        self.0.iter().map(|(name, data)| (name.as_str(), data))
+    }
+
+    /// A layer's weight: its values as rows of `columns` for each output, and that number.
+    pub(crate) fn weight(&self, layer: &Layer) -> Result<(Vec<f32>, usize)> {
+        let data = self.tensor(&format!("{}.weight", layer.name()))?;
+        let columns = data.shape[1..].iter().product();
+        Ok((data.iter::<f32>().collect(), columns))
+    }
+
+    /// The mean absolute weight of each input channel of a layer.
+    ///
+    /// # Errors
+    ///
+    /// When the layer has no weight here.
+    pub fn channel_scores(&self, layer: &Layer) -> Result<Vec<f64>> {
+        let data = self.tensor(&format!("{}.weight", layer.name()))?;
+        let channels = data.shape[1];
+        let kernel: usize = data.shape[2..].iter().product();
+        let mut sums = vec![0.0; channels];
+        for (index, value) in data.iter::<f32>().enumerate() {
+            sums[index / kernel % channels] += f64::from(value.abs());
+        }
+        let count = (data.shape[0] * kernel) as f64;
+        Ok(sums.into_iter().map(|sum| sum / count).collect())
+    }
+
+    /// Replaces a tensor.
+    pub(crate) fn set(&mut self, name: String, data: TensorData) {
+        self.0.insert(name, data);
+    }
+
+    /// The network of a configuration with this state.
+    ///
+    /// # Errors
+    ///
+    /// When they do not fit.
+    pub fn network<A: Architecture, B: Backend>(
+        &self,
+        config: &A,
+        device: &B::Device,
+    ) -> Result<A::Network<B>> {
+        let checkpoint = Checkpoint::from_tensors("the pruned network", self.0.clone());
+        config.load(&checkpoint, device)
+    }
+}
+
+/// The names of a layer's tensors that have a value, or a row, for each output.
+pub(crate) fn by_output(layer: &Layer) -> Vec<String> {
+    let parts: &[&str] = match layer.kind() {
+        LayerKind::BatchNorm => &["weight", "bias", "running_mean", "running_var"],
+        _ if layer.has_bias() => &["weight", "bias"],
+        _ => &["weight"],
+    };
+    parts.iter().map(|part| format!("{}.{part}", layer.name())).collect()
+}
+
+/// The device of a network.
+pub(crate) fn device_of<B: Backend, M: Module<B>>(network: &M) -> B::Device {
+    network.devices().into_iter().next().unwrap_or_default()
+}
