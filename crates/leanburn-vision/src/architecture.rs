@@ -1,7 +1,7 @@
 use std::{fmt, path::Path};
 
 use burn::{
-    module::Module,
+    module::{Module, ModuleDisplay},
     tensor::{Tensor, backend::Backend},
 };
 use leanburn_core::{
@@ -13,7 +13,7 @@ use leanburn_core::{
 use serde::{Serialize, de::DeserializeOwned};
 
 /// A network that classifies images.
-pub trait Classifier<B: Backend>: Module<B> {
+pub trait Classifier<B: Backend>: Module<B> + ModuleDisplay {
     /// - images: `[batch, channels, height, width]`
     /// - output: logits `[batch, classes]`
     fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 2>;

@@ -87,11 +87,14 @@ impl Image {
         Self::decode(path.as_ref(), image::ImageReader::new(Cursor::new(bytes)))
     }
 
-    fn decode<R: std::io::BufRead + std::io::Seek>(path: &Path, reader: image::ImageReader<R>) -> Result<Self> {
+    fn decode<R: std::io::BufRead + std::io::Seek>(
+        path: &Path,
+        reader: image::ImageReader<R>,
+    ) -> Result<Self> {
         let reader = reader.with_guessed_format().map_err(Error::io(path))?;
-        let decoded = reader.decode().map_err(|error| {
-            Error::format(path, "image", "a whole JPEG, PNG, WebP or BMP", error)
-        })?;
+        let decoded = reader
+            .decode()
+            .map_err(|error| Error::format(path, "image", "a whole JPEG, PNG, WebP or BMP", error))?;
         let pixels = decoded.into_rgb8();
         let size = [pixels.height() as usize, pixels.width() as usize];
         Self::new(size, 3, pixels.into_raw())
@@ -232,7 +235,7 @@ mod tests {
         let close = |found: Vec<u8>, expected: &[u8]| {
             assert!(found.iter().zip(expected).all(|(a, b)| a.abs_diff(*b) <= 1), "{found:?}");
         };
-        close(resized([2, 2], Filter::Bilinear), &[48, 81, 139, 172]);
+        close(resized([2, 2], Filter::Bilinear), &[44, 76, 144, 176]);
         close(resized([1, 8], Filter::Bilinear), &[80, 85, 95, 105, 115, 125, 135, 140]);
         assert_eq!(resized([3, 4], Filter::Lanczos), image.values());
         assert!(image.resized([0, 2], Filter::Bilinear).is_err());

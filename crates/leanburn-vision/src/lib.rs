@@ -5,12 +5,20 @@
 //! | [`resnet`] | residual networks: torchvision's 18 to 152 and CIFAR's 20 to 110 |
 //! | [`sequential`] | chains of layers: VGG with batch norm, LeNet-5, multi-layer perceptrons, your own |
 //! | [`Architecture`] | what their configurations have in common |
+//! | [`image`], [`transform`] | images, resized as Pillow does, and what is done to them before a network sees them |
+//! | [`data`] | folders of images, MNIST's and CIFAR's files |
+#![cfg_attr(feature = "train", doc = "| [`train`] | their training |")]
 //!
 //! Every width of every layer is part of the configuration, so that a pruned network is an ordinary one.
 
 mod architecture;
+pub mod data;
+pub mod image;
 pub mod resnet;
 pub mod sequential;
+#[cfg(feature = "train")]
+pub mod train;
+pub mod transform;
 
 pub use architecture::{Architecture, Classifier};
 

@@ -75,21 +75,21 @@ pub trait Batches<T>: Send + Sync {
     fn epoch(&self, epoch: usize, first: usize) -> Box<dyn Iterator<Item = Result<Batch<T>>> + Send>;
 }
 
+/// Makes a batch of samples.
+type Collate<D, T> = Arc<dyn Fn(Vec<<D as Dataset>::Item>) -> Result<T> + Send + Sync>;
+
 /// Batches of a [`Dataset`], prepared by threads ahead of their use.
 ///
 /// Which samples a batch holds, and the generator that each sample gets, depend on the seed, the epoch and the index
 /// alone, so that a run can be resumed anywhere, on a machine with other cores.
-pub struct Loader<D, F> {
+pub struct Loader<D: Dataset, T> {
     dataset: Arc<D>,
-    collate: Arc<F>,
+    collate: Collate<D, T>,
     order: Order,
     workers: usize,
 }
 
-impl<D: Dataset, T: Send, F> Loader<D, F>
-where
-    F: Fn(Vec<D::Item>) -> Result<T> + Send + Sync + 'static,
-{
+impl<D: Dataset, T> Loader<D, T> {
     /// A loader in the data set's own order, for evaluation. Of its samples the last batch holds what is left.
     ///
     /// - collate: makes a batch of samples
@@ -97,7 +97,11 @@ where
     /// # Errors
     ///
     /// When there is no sample, or the batch size is 0.
-    pub fn new(dataset: D, batch_size: usize, collate: F) -> Result<Self> {
+    pub fn new(
+        dataset: D,
+        batch_size: usize,
+        collate: impl Fn(Vec<D::Item>) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<Self> {
         let samples = dataset.len();
         if samples == 0 {
             return Err(Error::data("data set", "at least one sample", "none"));
@@ -132,10 +136,7 @@ where
     }
 }
 
-impl<D: Dataset, T: Send + 'static, F> Batches<T> for Loader<D, F>
-where
-    F: Fn(Vec<D::Item>) -> Result<T> + Send + Sync + 'static,
-{
+impl<D: Dataset, T: Send + 'static> Batches<T> for Loader<D, T> {
     fn batches(&self) -> usize {
         let Order { samples, batch_size, drop_last, .. } = self.order;
         if drop_last && samples >= batch_size { samples / batch_size } else { samples.div_ceil(batch_size) }
@@ -179,9 +180,9 @@ where
 }
 
 /// An epoch's batches, as the workers share them.
-struct Work<D, F> {
+struct Work<D: Dataset, T> {
     dataset: Arc<D>,
-    collate: Arc<F>,
+    collate: Collate<D, T>,
     order: Vec<usize>,
     batch_size: usize,
     seed: u64,
@@ -190,7 +191,7 @@ struct Work<D, F> {
     count: usize,
 }
 
-impl<D: Dataset, T, F: Fn(Vec<D::Item>) -> Result<T>> Work<D, F> {
+impl<D: Dataset, T> Work<D, T> {
     /// Makes batches until none is left, or nobody wants one.
     fn run(&self, sender: &SyncSender<(usize, Result<Batch<T>>)>) {
         loop {
@@ -338,9 +339,8 @@ mod tests {
 
     type Pairs = Vec<(usize, usize)>;
 
-    fn loader(workers: usize) -> Loader<Numbers, fn(Pairs) -> Result<Pairs>> {
-        let collate: fn(Pairs) -> Result<Pairs> = Ok;
-        Loader::new(Numbers(23, None), 4, collate).unwrap().shuffled(7).with_workers(workers)
+    fn loader(workers: usize) -> Loader<Numbers, Pairs> {
+        Loader::new(Numbers(23, None), 4, Ok).unwrap().shuffled(7).with_workers(workers)
     }
 
     fn epoch(batches: &dyn Batches<Pairs>, epoch: usize, first: usize) -> Vec<Pairs> {
