@@ -4,3 +4,4 @@ mod anomaly;
 mod backends;
 mod graph;
 mod published;
+mod vision;

@@ -6,11 +6,14 @@
 //! | [`baselines`] | isolation forest, LOF, one-class SVM, PCA, distance to the mean, GOAD |
 //! | [`preprocessing`] | standardising, the bias column, rows of unit length |
 //! | [`features`] | the trait by which images and other samples become feature rows |
+#![cfg_attr(feature = "images", doc = "| [`images`] | features of images, by residual networks |")]
 //!
 //! A detector is fitted on a [`Table`](leanburn_core::table::Table) and gives [`Scores`].
 
 pub mod baselines;
 pub mod features;
+#[cfg(feature = "images")]
+pub mod images;
 pub mod preprocessing;
 mod scores;
 pub mod sla2p;

@@ -683,7 +683,9 @@ mod tests {
         let rounded = Selection::new().with_round_to(8);
         let kept = rounded.select(&graph, &state, None, &Ratios::Uniform(0.37)).unwrap();
         assert!(
-            graph.learnable().all(|l| l.name() == "classifier" || kept.width(l.name()).unwrap() % 8 == 0)
+            graph
+                .learnable()
+                .all(|l| l.name() == "classifier" || kept.width(l.name()).unwrap().is_multiple_of(8))
         );
         let impossible = Budget::Macs(1e-9);
         let ratios = Ratios::Uniform(0.5);

@@ -11,7 +11,7 @@ use burn::{
     train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep},
 };
 use leanburn_core::{
-    Result,
+    Error, Result,
     loss::cross_entropy_smoothed,
     random::Generator,
     train::{Dataset, Loader},
@@ -47,28 +47,6 @@ impl Preprocessed {
         preprocessing.check()?;
         Ok(Self { images, preprocessing })
     }
-
-    /// A loader of batches on a device.
-    ///
-    /// # Errors
-    ///
-    /// When the batch size is 0.
-    pub fn loader<B: Backend>(
-        self,
-        batch_size: usize,
-        device: &B::Device,
-    ) -> Result<Loader<Self, ImageBatch<B>>> {
-        let device = device.clone();
-        Loader::new(self, batch_size, move |samples: Vec<(Sample, usize)>| {
-            let (samples, labels): (Vec<Sample>, Vec<i64>) =
-                samples.into_iter().map(|(sample, label)| (sample, label as i64)).unzip();
-            let count = labels.len();
-            Ok(ImageBatch {
-                images: stack(&samples, &device)?,
-                labels: Tensor::from_data(TensorData::new(labels, [count]), &device),
-            })
-        })
-    }
 }
 
 impl Dataset for Preprocessed {
@@ -82,6 +60,59 @@ impl Dataset for Preprocessed {
         let sample = self.preprocessing.apply(&self.images.image(index)?, generator)?;
         Ok((sample, self.images.labels()[index]))
     }
+}
+
+/// Inputs with their classes, as the network sees them.
+#[derive(Debug, Clone)]
+pub struct Samples(Vec<(Sample, usize)>);
+
+impl Samples {
+    /// - labels: one for each sample
+    ///
+    /// # Errors
+    ///
+    /// When there are not as many.
+    pub fn new(samples: Vec<Sample>, labels: Vec<usize>) -> Result<Self> {
+        if samples.len() != labels.len() {
+            let found = format!("{} labels", labels.len());
+            return Err(Error::data("samples", format!("{} labels", samples.len()), found));
+        }
+        Ok(Self(samples.into_iter().zip(labels).collect()))
+    }
+}
+
+impl Dataset for Samples {
+    type Item = (Sample, usize);
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn get(&self, index: usize, _generator: &mut Generator) -> Result<(Sample, usize)> {
+        Ok(self.0[index].clone())
+    }
+}
+
+/// A loader of batches on a device.
+///
+/// # Errors
+///
+/// When there is no sample, or the batch size is 0.
+pub fn image_loader<B: Backend, D: Dataset<Item = (Sample, usize)>>(
+    dataset: D,
+    batch_size: usize,
+    device: &B::Device,
+) -> Result<Loader<D, ImageBatch<B>>> {
+    let device = device.clone();
+    Loader::new(dataset, batch_size, move |samples: Vec<(Sample, usize)>| {
+        let (samples, labels): (Vec<Sample>, Vec<i64>) =
+            samples.into_iter().map(|(sample, label)| (sample, label as i64)).unzip();
+        let count = labels.len();
+        Ok(ImageBatch {
+            images: stack(&samples, &device)?,
+            labels: Tensor::from_data(TensorData::new(labels, [count]), &device),
+        })
+    })
 }
 
 /// A classifier with its objective: cross-entropy.

@@ -15,7 +15,7 @@ use crate::{case::Case, comparison::Outputs};
 type Runner = fn(&Case, &DispatchDevice) -> Result<Outputs>;
 
 /// Every kind's runner.
-const RUNNERS: [(&str, Runner); 20] = [
+const RUNNERS: [(&str, Runner); 21] = [
     ("cost_accounting", pruning::cost_accounting),
     ("fcn_eval", sla2p::fcn_eval),
     ("fcn_train", sla2p::fcn_train),
@@ -25,6 +25,7 @@ const RUNNERS: [(&str, Runner); 20] = [
     ("goad", sla2p::goad),
     ("grcn_loss", lgi::grcn_loss),
     ("idgl_epoch", lgi::idgl_epoch),
+    ("image_preprocess", sla2p::image_preprocess),
     ("knn_graph", lgi::knn_graph),
     ("lof_pca", sla2p::lof_pca),
     ("metrics", sla2p::metrics),

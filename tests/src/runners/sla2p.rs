@@ -22,7 +22,12 @@ use leanburn::{
         table::Table,
     },
     prelude::{Dispatch, DispatchDevice},
-    vision::{Architecture as _, Classifier as _, resnet::ResNetConfig},
+    vision::{
+        Architecture as _, Classifier as _,
+        image::{Filter, Image},
+        resnet::ResNetConfig,
+        transform::{Preprocessing, Transform},
+    },
 };
 use serde::Deserialize;
 
@@ -362,6 +367,68 @@ fn table(case: &Case, input: &str) -> Result<Table> {
     let data: TensorData = case.input(input)?;
     let columns = data.shape[1];
     Table::new(data.iter::<f64>().collect(), columns)
+}
+
+#[derive(Deserialize)]
+struct ImagePreprocess {
+    height: usize,
+    width: usize,
+    size: usize,
+    mean: Vec<f32>,
+    std_official: Vec<f32>,
+    std_imagenet: Vec<f32>,
+    std_used: String,
+    resample: String,
+    corner: usize,
+    grid_step: usize,
+}
+
+pub(super) fn image_preprocess(case: &Case, _device: &DispatchDevice) -> Result<Outputs> {
+    let settings: ImagePreprocess = case.config()?;
+    let filter = match settings.resample.as_str() {
+        "bilinear" => Filter::Bilinear,
+        "bicubic" => Filter::Bicubic,
+        other => return Err(Error::setting("resample", "`bilinear` or `bicubic`", other)),
+    };
+    let std = match settings.std_used.as_str() {
+        "std_official" => settings.std_official,
+        "std_imagenet" => settings.std_imagenet,
+        other => return Err(Error::setting("std_used", "`std_official` or `std_imagenet`", other)),
+    };
+    let values = case.input("image")?.iter::<i64>().map(|value| value as u8).collect();
+    let image = Image::new([settings.height, settings.width], 3, values)?;
+    let size = [settings.size; 2];
+    let preprocessing = Preprocessing::new(vec![Transform::Resize { size, filter }], settings.mean, std);
+    let resized = preprocessing.transformed(&image, &mut Generator::new(0))?;
+    let sample = preprocessing.apply(&image, &mut Generator::new(0))?;
+
+    let mut outputs = Outputs::default();
+    let pixel = |row: usize, column: usize| {
+        let first = (row * settings.size + column) * 3;
+        resized.values()[first..first + 3].iter().map(|&value| i64::from(value))
+    };
+    let pixels = |places: &[usize]| {
+        let count = places.len();
+        let rows = places.iter().flat_map(|&row| places.iter().flat_map(move |&column| pixel(row, column)));
+        TensorData::new(rows.collect::<Vec<i64>>(), [count, count, 3])
+    };
+    let grid: Vec<usize> = (0..settings.size).step_by(settings.grid_step).collect();
+    outputs.data("resized.corner", pixels(&(0..settings.corner).collect::<Vec<_>>()));
+    outputs.data("resized.grid", pixels(&grid));
+    let values = (0..3).flat_map(|channel| {
+        let plane = &sample.values[channel * settings.size * settings.size..];
+        grid.iter().flat_map(move |&row| {
+            let row = &plane[row * settings.size..];
+            row.iter().step_by(settings.grid_step).take(grid_len(settings.size, settings.grid_step))
+        })
+    });
+    let values: Vec<f32> = values.copied().collect();
+    outputs.data("normalised.grid", TensorData::new(values, [3, grid.len(), grid.len()]));
+    Ok(outputs)
+}
+
+fn grid_len(size: usize, step: usize) -> usize {
+    size.div_ceil(step)
 }
 
 #[derive(Deserialize)]
