@@ -3,5 +3,6 @@
 mod anomaly;
 mod backends;
 mod graph;
+mod pruning;
 mod published;
 mod vision;

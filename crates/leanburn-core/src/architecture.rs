@@ -3,7 +3,7 @@
 //!
 //! A configuration describes its network with a [`GraphBuilder`], one call a layer, in the words of its forward pass.
 //! Every channel that a layer produces has an identity. Layers that keep channels apart (batch norm, activations,
-//! pooling) hand it on, [`flatten`](GraphBuilder::flatten) repeats it, and [`add`](GraphBuilder::add) couples the
+//! pooling) hand it on, [`flatten`](Activation::flatten) repeats it, and [`add`](GraphBuilder::add) couples the
 //! channels that are added: they form a group, and can be removed together alone.
 //!
 //! ```

@@ -7,7 +7,7 @@
 //! | [`checkpoint`] | parameters under their published names: safetensors, sharded or not, and PyTorch files |
 //! | [`nn`] | layers that Burn has not, or has otherwise than PyTorch |
 //! | [`loss`], [`metrics`], [`schedule`] | objectives, evaluation, learning-rate schedules |
-//! | [`train`] | what every training loop checks |
+//! | [`train`] | training in batches (feature `train`), and what every training loop checks |
 //! | [`pickle`] | Python pickles, read as data |
 //! | [`parallel`] | how much is given to a backend at once |
 //! | [`random`] | seeded draws on the host |

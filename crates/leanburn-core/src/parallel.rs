@@ -1,7 +1,7 @@
 //! How much of a computation is given to a backend at once.
 
 use burn::tensor::backend::Backend;
-use rayon::prelude::*;
+use rayon::{ThreadPoolBuilder, prelude::*};
 
 /// How many independent operations are best given to a backend at once. The CPU backends use all cores for matrix
 /// products alone, and one for the rest; a GPU gets its work from one thread.
@@ -21,5 +21,17 @@ pub fn map<B: Backend, T: Sync, R: Send>(
         items.par_iter().map(compute).collect()
     } else {
         items.iter().map(compute).collect()
+    }
+}
+
+/// Runs `task` on threads that end with it.
+///
+/// faer 0.24's x86 kernels return with the upper halves of the vector registers in use (there is no `vzeroupper` in
+/// private-gemm-x86 0.1.22). All SSE code that runs later on such a thread, an exponential for instance, takes several
+/// times as long.
+pub fn on_own_threads<T: Send>(task: impl FnOnce() -> T + Send) -> T {
+    match ThreadPoolBuilder::new().build() {
+        Ok(pool) => pool.install(task),
+        Err(_) => task(),
     }
 }

@@ -27,6 +27,11 @@ pub enum Decay {
         /// The factor.
         factor: f64,
     },
+    /// Other rates from some steps on.
+    Stages {
+        /// Steps, ascending, counted from the start of training, each with the rate from there on.
+        rates: Vec<(usize, f64)>,
+    },
 }
 
 /// A learning-rate schedule: a linear warm-up, then a [`Decay`].
@@ -61,8 +66,8 @@ impl Schedule {
     ///
     /// # Errors
     ///
-    /// When `base` is not positive and finite, when `warmup` is longer than `steps`, when milestones do not ascend, or
-    /// when a power is not positive.
+    /// When `base` is not positive and finite, when `warmup` is longer than `steps`, when milestones or the starts of
+    /// stages do not ascend, when a rate is negative, or when a power is not positive.
     pub fn new(base: f64, steps: usize, warmup: usize, decay: Decay) -> Result<Self> {
         if !(base.is_finite() && base > 0.0) {
             return Err(Error::setting("learning_rate", "a positive number", base));
@@ -73,6 +78,12 @@ impl Schedule {
         match &decay {
             Decay::MultiStep { milestones, .. } if !milestones.is_sorted() => {
                 return Err(Error::setting("milestones", "ascending steps", format!("{milestones:?}")));
+            }
+            Decay::Stages { rates } if !rates.is_sorted_by(|a, b| a.0 < b.0) => {
+                return Err(Error::setting("rates", "ascending steps", format!("{rates:?}")));
+            }
+            Decay::Stages { rates } if rates.iter().any(|(_, rate)| !(rate.is_finite() && *rate >= 0.0)) => {
+                return Err(Error::setting("rates", "rates from 0 on", format!("{rates:?}")));
             }
             Decay::Polynomial { power } if power.is_nan() || *power <= 0.0 => {
                 return Err(Error::setting("power", "a positive number", power));
@@ -98,6 +109,10 @@ impl Schedule {
             Decay::MultiStep { milestones, factor } => {
                 let passed = milestones.partition_point(|&milestone| milestone <= step);
                 self.base * factor.powi(passed as i32)
+            }
+            Decay::Stages { rates } => {
+                let passed = rates.partition_point(|&(start, _)| start <= step);
+                if passed == 0 { self.base } else { rates[passed - 1].1 }
             }
         }
     }
@@ -125,6 +140,21 @@ mod tests {
         let rates: Vec<f64> = [0, 29, 30, 59, 60, 89].map(|step| schedule.rate(step)).to_vec();
         for (rate, expected) in rates.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01, 0.01]) {
             assert!((rate - expected).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn stages_have_their_rates() {
+        let rates = vec![(10, 0.5), (20, 0.01)];
+        let schedule = Schedule::new(1.0, 30, 2, Decay::Stages { rates }).unwrap();
+        assert_eq!(
+            [0, 1, 9, 10, 19, 20, 50].map(|step| schedule.rate(step)),
+            [0.5, 1.0, 1.0, 0.5, 0.5, 0.01, 0.01]
+        );
+        for rates in [vec![(3, 0.1), (3, 0.2)], vec![(3, -0.1)], vec![(3, f64::NAN)]] {
+            assert!(
+                Schedule::new(1.0, 30, 2, Decay::Stages { rates }).unwrap_err().to_string().contains("rates")
+            );
         }
     }
 

@@ -6,18 +6,26 @@
 //! | [`selection`] | which filters go: criteria, local and global, and what is coupled to them |
 //! | [`surgery`] | networks with filters masked, or really without them |
 //! | [`unstructured`] | masks of single weights |
+//! | [`trainability`] | singular values of the Jacobian, which tell how well a network can be trained again |
+//! | [`reinit`], [`orthogonality`] | isometry recovered after pruning, or kept by penalties |
+//! | [`schedules`] | learning rates of retraining, and how long pipelines may be compared |
 //!
 //! A network can be pruned when its configuration is [`Prunable`].
 
 mod numpy;
+pub mod orthogonality;
 mod prunable;
 pub mod ratios;
+pub mod reinit;
+pub mod schedules;
 pub mod selection;
 mod state;
 pub mod surgery;
+pub mod trainability;
 pub mod unstructured;
 
 pub use prunable::Prunable;
 pub use ratios::Ratios;
+pub use schedules::Stages;
 pub use selection::{Criterion, Kept, Selection};
 pub use state::State;

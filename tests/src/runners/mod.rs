@@ -15,7 +15,7 @@ use crate::{case::Case, comparison::Outputs};
 type Runner = fn(&Case, &DispatchDevice) -> Result<Outputs>;
 
 /// Every kind's runner.
-const RUNNERS: [(&str, Runner); 21] = [
+const RUNNERS: [(&str, Runner); 28] = [
     ("cost_accounting", pruning::cost_accounting),
     ("fcn_eval", sla2p::fcn_eval),
     ("fcn_train", sla2p::fcn_train),
@@ -26,13 +26,20 @@ const RUNNERS: [(&str, Runner); 21] = [
     ("grcn_loss", lgi::grcn_loss),
     ("idgl_epoch", lgi::idgl_epoch),
     ("image_preprocess", sla2p::image_preprocess),
+    ("isometry_reinit", pruning::isometry_reinit),
+    ("jsv_modes", pruning::jsv_modes),
     ("knn_graph", lgi::knn_graph),
     ("lof_pca", sla2p::lof_pca),
     ("metrics", sla2p::metrics),
+    ("orth_losses", pruning::orth_losses),
+    ("orthp_reinit", pruning::orthp_reinit),
     ("planetoid_gcn", lgi::planetoid_gcn),
+    ("pruning_jsv", pruning::pruning_jsv),
+    ("pruning_schedules", pruning::pruning_schedules),
     ("resnet_features", sla2p::resnet_features),
     ("restore_graph", lgi::restore_graph),
     ("scores", sla2p::scores),
+    ("sgd_training", pruning::sgd_training),
     ("slaps_loss", lgi::slaps_loss),
     ("slaps_mask", lgi::slaps_mask),
     ("starved_nodes", lgi::starved_nodes),

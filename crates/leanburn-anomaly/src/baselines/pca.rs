@@ -1,8 +1,7 @@
 //! Residual of a principal component analysis.
 
 use faer::{Mat, MatRef};
-use leanburn_core::{Error, Result, table::Table};
-use rayon::ThreadPoolBuilder;
+use leanburn_core::{Error, Result, parallel::on_own_threads, table::Table};
 use serde::{Deserialize, Serialize};
 
 use super::{Baseline, check_columns, check_rows, mean_row, score_rows};
@@ -71,18 +70,6 @@ impl Baseline for Pca {
             }
             rest.iter().map(|rest| rest * rest).sum()
         })
-    }
-}
-
-/// Runs `task` on threads that end with it.
-///
-/// faer 0.24's x86 kernels return with the upper halves of the vector registers in use (there is no `vzeroupper` in
-/// private-gemm-x86 0.1.22). All SSE code that runs later on such a thread, an exponential for instance, takes several
-/// times as long.
-fn on_own_threads<T: Send>(task: impl FnOnce() -> T + Send) -> T {
-    match ThreadPoolBuilder::new().build() {
-        Ok(pool) => pool.install(task),
-        Err(_) => task(),
     }
 }
 

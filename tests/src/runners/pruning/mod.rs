@@ -1,10 +1,23 @@
 //! Pruning. The kinds are described in `oracles/pruning/README.md`.
 
+mod trainability;
+
+pub(super) use trainability::{
+    isometry_reinit, jsv_modes, orth_losses, orthp_reinit, pruning_jsv, pruning_schedules, sgd_training,
+};
+
 use std::{collections::BTreeMap, fmt};
 
 use leanburn::{
-    burn::tensor::{Tensor, TensorData, backend::Backend},
-    core::{Error, Result, architecture::Layer, random::Generator},
+    burn::{
+        module::{AutodiffModule, Module},
+        tensor::{Tensor, TensorData, backend::Backend},
+    },
+    core::{
+        Error, Result,
+        architecture::{Graph, Layer},
+        random::Generator,
+    },
     prelude::{Dispatch, DispatchDevice},
     pruning::{
         Criterion, Kept, Prunable, Ratios, Selection, State,
@@ -130,7 +143,7 @@ impl SequentialLayer {
 
 /// What a runner does with a network, whatever its kind.
 trait Job {
-    fn run<A: Prunable + Observed>(self, config: &A) -> Result<Outputs>;
+    fn run<A: Trainable>(self, config: &A) -> Result<Outputs>;
 }
 
 impl Net {
@@ -169,6 +182,17 @@ impl Net {
             }
         }
     }
+}
+
+/// What the jobs ask of a network.
+trait Trainable:
+    Prunable<Network<Dispatch>: AutodiffModule<Dispatch, InnerModule: Module<Dispatch>>> + Observed
+{
+}
+
+impl<A> Trainable for A where
+    A: Prunable<Network<Dispatch>: AutodiffModule<Dispatch, InnerModule: Module<Dispatch>>> + Observed
+{
 }
 
 /// A network whose layers' outputs can be looked at.
@@ -324,7 +348,7 @@ impl FilterPruning {
 pub(super) fn filter_pruning(case: &Case, device: &DispatchDevice) -> Result<Outputs> {
     struct Prune<'a>(&'a Case, &'a DispatchDevice, &'a FilterPruning);
     impl Job for Prune<'_> {
-        fn run<A: Prunable + Observed>(self, config: &A) -> Result<Outputs> {
+        fn run<A: Trainable>(self, config: &A) -> Result<Outputs> {
             let Self(case, device, settings) = self;
             let [_, height, width] = dims(case, "x")?;
             let size = [height, width];
@@ -381,7 +405,7 @@ struct UnstructuredPruning {
 pub(super) fn unstructured_pruning(case: &Case, device: &DispatchDevice) -> Result<Outputs> {
     struct Prune<'a>(&'a Case, &'a DispatchDevice, &'a UnstructuredPruning);
     impl Job for Prune<'_> {
-        fn run<A: Prunable + Observed>(self, config: &A) -> Result<Outputs> {
+        fn run<A: Trainable>(self, config: &A) -> Result<Outputs> {
             let Self(case, device, settings) = self;
             let [_, height, width] = dims(case, "x")?;
             let network = config.init::<Plain>(&mut Generator::new(0), device)?;
@@ -435,7 +459,7 @@ struct CostRow {
 pub(super) fn cost_accounting(case: &Case, _device: &DispatchDevice) -> Result<Outputs> {
     struct Count<'a>(&'a CostRow);
     impl Job for Count<'_> {
-        fn run<A: Prunable + Observed>(self, config: &A) -> Result<Outputs> {
+        fn run<A: Trainable>(self, config: &A) -> Result<Outputs> {
             let CostRow { label, input, pr_by_layer_pattern, skip_layers, .. } = self.0;
             let size = [input[1], input[2]];
             let graph = config.graph(size)?;
@@ -448,13 +472,7 @@ pub(super) fn cost_accounting(case: &Case, _device: &DispatchDevice) -> Result<O
                 // Which filters go does not matter, so the first ones do.
                 let skip: Vec<String> = skip_layers.iter().map(|name| pattern(name)).collect();
                 let ratios = patterns.ratios().resolve(&graph, &skip)?;
-                let pruned = graph.learnable().zip(ratios).map(|(layer, ratio)| {
-                    let count = layer.outputs().len();
-                    let cap = (0.995 * count as f64).floor() as usize;
-                    let removed = ((ratio * count as f64).ceil() as usize).min(cap);
-                    (layer.name().to_owned(), (0..removed).collect())
-                });
-                let kept = Kept::without(&graph, &pruned.collect::<BTreeMap<_, Vec<usize>>>())?;
+                let kept = Kept::without(&graph, &first_filters(&graph, &ratios))?;
                 let smaller = config.pruned(&kept)?.graph(size)?;
                 outputs.ints(format!("{label}/pruned"), numbers(smaller.cost()));
             }
@@ -466,6 +484,17 @@ pub(super) fn cost_accounting(case: &Case, _device: &DispatchDevice) -> Result<O
         outputs.extend(row.net.run(row.input, Count(row))?);
     }
     Ok(outputs)
+}
+
+/// The first filters of each layer at its ratio.
+fn first_filters(graph: &Graph, ratios: &[f64]) -> BTreeMap<String, Vec<usize>> {
+    let pruned = graph.learnable().zip(ratios).map(|(layer, ratio)| {
+        let count = layer.outputs().len();
+        let cap = (0.995 * count as f64).floor() as usize;
+        let removed = ((ratio * count as f64).ceil() as usize).min(cap);
+        (layer.name().to_owned(), (0..removed).collect())
+    });
+    pruned.collect()
 }
 
 #[derive(Deserialize)]
