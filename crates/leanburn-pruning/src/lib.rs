@@ -8,6 +8,10 @@
 //! | [`unstructured`] | masks of single weights |
 //! | [`trainability`] | singular values of the Jacobian, which tell how well a network can be trained again |
 //! | [`reinit`], [`orthogonality`] | isometry recovered after pruning, or kept by penalties |
+#![cfg_attr(
+    feature = "train",
+    doc = "| [`regularised`] | GReg and TPP, which push filters to zero while the network trains |"
+)]
 //! | [`schedules`] | learning rates of retraining, and how long pipelines may be compared |
 //!
 //! A network can be pruned when its configuration is [`Prunable`].
@@ -16,6 +20,8 @@ mod numpy;
 pub mod orthogonality;
 mod prunable;
 pub mod ratios;
+#[cfg(feature = "train")]
+pub mod regularised;
 pub mod reinit;
 pub mod schedules;
 pub mod selection;

@@ -7,6 +7,7 @@ use faer::Mat;
 use leanburn_core::{
     Error, Result,
     architecture::{Graph, Layer, LayerKind},
+    metrics::mean_std,
     parallel::on_own_threads,
     random::Generator,
 };
@@ -157,8 +158,8 @@ impl Reinit {
             }
             Self::Rescale { factor } => old().map(|value| value * factor).collect(),
             Self::RescaleStd { factor } => {
-                let (_, std) = leanburn_core::metrics::mean_std(&old().collect::<Vec<_>>());
-                if std == 0.0 {
+                let std = unbiased_std(&old().collect::<Vec<_>>());
+                if std.is_nan() || std == 0.0 {
                     let location = format!("weight of layer `{}`", layer.name());
                     return Err(Error::data(location, "values that differ, to rescale", "equal ones"));
                 }
@@ -217,6 +218,12 @@ fn clear(layer: &Layer, state: &mut State) -> Result<()> {
         state.set(name, TensorData::new(vec![value; shape.num_elements()], shape));
     }
     Ok(())
+}
+
+/// The standard deviation with `n - 1`, as PyTorch's; not a number for a single value.
+pub fn unbiased_std(values: &[f64]) -> f64 {
+    let count = values.len() as f64;
+    mean_std(values).1 * (count / (count - 1.0)).sqrt()
 }
 
 fn times(values: Vec<f64>, factor: f64) -> Vec<f64> {

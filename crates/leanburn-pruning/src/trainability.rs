@@ -83,9 +83,9 @@ impl SingularValues {
     /// What they are on the whole.
     pub fn summary(&self) -> Summary {
         let all: Vec<f64> = self.0.iter().flatten().copied().collect();
-        let (mean, std) = population(&all);
+        let (mean, std) = mean_std(&all);
         let deviations: Vec<f64> = all.iter().map(|value| (value - 1.0).powi(2)).collect();
-        let (deviation_mean, deviation_std) = population(&deviations);
+        let (deviation_mean, deviation_std) = mean_std(&deviations);
         let conditions: Vec<f64> = self
             .0
             .iter()
@@ -102,13 +102,6 @@ impl SingularValues {
             deviation_std,
         }
     }
-}
-
-/// Mean and population deviation.
-fn population(values: &[f64]) -> (f64, f64) {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
-    (mean, variance.sqrt())
 }
 
 /// Singular values on the whole.

@@ -15,7 +15,7 @@ use crate::{case::Case, comparison::Outputs};
 type Runner = fn(&Case, &DispatchDevice) -> Result<Outputs>;
 
 /// Every kind's runner.
-const RUNNERS: [(&str, Runner); 28] = [
+const RUNNERS: [(&str, Runner); 30] = [
     ("cost_accounting", pruning::cost_accounting),
     ("fcn_eval", sla2p::fcn_eval),
     ("fcn_train", sla2p::fcn_train),
@@ -23,6 +23,7 @@ const RUNNERS: [(&str, Runner); 28] = [
     ("filter_scores", pruning::filter_scores),
     ("gcn_train", lgi::gcn_train),
     ("goad", sla2p::goad),
+    ("greg_run", pruning::greg_run),
     ("grcn_loss", lgi::grcn_loss),
     ("idgl_epoch", lgi::idgl_epoch),
     ("image_preprocess", sla2p::image_preprocess),
@@ -43,6 +44,7 @@ const RUNNERS: [(&str, Runner); 28] = [
     ("slaps_loss", lgi::slaps_loss),
     ("slaps_mask", lgi::slaps_mask),
     ("starved_nodes", lgi::starved_nodes),
+    ("tpp_run", pruning::tpp_run),
     ("unstructured_pruning", pruning::unstructured_pruning),
 ];
 

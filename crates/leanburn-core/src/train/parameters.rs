@@ -123,7 +123,7 @@ where
         if self.assigned.is_empty() {
             let groups = &self.groups;
             let mut assigned = HashMap::new();
-            for (path, id) in paths::<B, M>(model) {
+            for (path, id) in parameter_paths::<B, M>(model) {
                 let group = groups.iter().rposition(|group| (group.selects)(&path));
                 assigned.insert(id, group.filter(|&group| groups[group].rate.is_some()));
             }
@@ -190,8 +190,8 @@ where
     }
 }
 
-/// The paths and numbers of a module's float parameters, in its order.
-pub(super) fn paths<B: Backend, M: burn::module::Module<B>>(module: &M) -> Vec<(String, ParamId)> {
+/// The paths and numbers of a module's float parameters, in its order. Paths are Burn's field names, joined by dots.
+pub fn parameter_paths<B: Backend, M: burn::module::Module<B>>(module: &M) -> Vec<(String, ParamId)> {
     #[derive(Default)]
     struct Paths {
         path: Vec<String>,

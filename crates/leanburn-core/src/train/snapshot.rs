@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     history::Measured,
-    parameters::{ParameterGroups, States, paths},
+    parameters::{ParameterGroups, States, parameter_paths},
 };
 use crate::{
     Error, Result,
@@ -132,7 +132,7 @@ impl Snapshots {
         let states = Recorder::<B>::record(&recorder, optimizer.states(), ())
             .map_err(|error| Error::format(&target, OPTIMIZER, "states that can be written", error))?;
         report::write_new(&file(OPTIMIZER), |path| fs::write(path, &states).map_err(Error::io(path)))?;
-        let parameters = paths::<B, M>(model).into_iter();
+        let parameters = parameter_paths::<B, M>(model).into_iter();
         position.parameters = parameters.map(|(path, id)| (path, id.serialize())).collect();
         report::write_json(file(POSITION), position)?;
         if target.exists() {
@@ -173,7 +173,7 @@ impl Snapshots {
         let states: Vec<States<S, M, B>> = Recorder::<B>::load(&recorder, bytes, device.inner())
             .map_err(|error| Error::format(&file, "file", "states of this optimiser", error))?;
         // The new model's parameters have other numbers.
-        let by_path: HashMap<String, ParamId> = paths::<B, M>(&model).into_iter().collect();
+        let by_path: HashMap<String, ParamId> = parameter_paths::<B, M>(&model).into_iter().collect();
         let renumbered: HashMap<&str, ParamId> = position
             .parameters
             .iter()

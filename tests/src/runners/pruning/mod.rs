@@ -1,7 +1,9 @@
 //! Pruning. The kinds are described in `oracles/pruning/README.md`.
 
+mod regularised;
 mod trainability;
 
+pub(super) use regularised::{greg_run, tpp_run};
 pub(super) use trainability::{
     isometry_reinit, jsv_modes, orth_losses, orthp_reinit, pruning_jsv, pruning_schedules, sgd_training,
 };

@@ -10,7 +10,7 @@ use leanburn::{
     pruning::{
         Ratios, Selection, Stages, State,
         orthogonality::{self, Scheme},
-        reinit::{Activation, ApproximateIsometry, Reinit, orthogonal},
+        reinit::{Activation, ApproximateIsometry, Reinit, orthogonal, unbiased_std},
         schedules,
         surgery::{self, Mask},
         trainability::{self, Mode, SingularValues},
@@ -227,7 +227,7 @@ pub(in super::super) fn orth_losses(case: &Case, device: &DispatchDevice) -> Res
                     orthogonality::convolution_orthogonality(weight.clone(), stride, padding)?
                 }
                 "orthconv_dist_s1" => {
-                    let padding = orthogonality::shifts(four[2], 1);
+                    let padding = config.orthconv.padding;
                     orthogonality::convolution_orthogonality(weight.clone(), 1, padding)?
                 }
                 _ => return Err(Error::setting("losses", "a loss that the runner knows", loss)),
@@ -316,8 +316,7 @@ pub(in super::super) fn isometry_reinit(case: &Case, device: &DispatchDevice) ->
         add("ai", isometry.approach(weight.clone(), None));
         add("ai_masked", isometry.approach(weight.clone(), Some(matrix(mask))));
         let values: Vec<f64> = data.iter::<f64>().collect();
-        let (_, std) = metrics::mean_std(&values);
-        let scale = config.rescale_gain / (columns as f64).sqrt() / std;
+        let scale = config.rescale_gain / (columns as f64).sqrt() / unbiased_std(&values);
         add("rescale_std", weight * scale);
     }
     Ok(outputs)
