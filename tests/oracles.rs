@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use leanburn::core::{Error, Result};
+use leanburn::core::{Error, Result, report::entries};
 use leanburn_tests::{case::Case, comparison, data, device, device_name, path_from_env, runners};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -41,8 +41,8 @@ static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// Every `METHOD/CASE` of a folder with the path of its manifest, sorted.
 fn cases(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut cases = Vec::new();
-    for method in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
-        for path in sorted(&method)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"))
+    for method in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
+        for path in entries(&method)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"))
         {
             let name = path.strip_prefix(folder).expect("it lies in the folder").with_extension("");
             // The same name on every system.
@@ -54,16 +54,6 @@ fn cases(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
         return Err(Error::format(folder, "folder", "cases as METHOD/CASE.json", "none"));
     }
     Ok(cases)
-}
-
-fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(Error::io(folder))?;
-    paths.sort();
-    Ok(paths)
 }
 
 fn check(name: &str, path: &Path) -> std::result::Result<(), Failed> {

@@ -131,12 +131,7 @@ impl Case {
     ///
     /// When there is no such input.
     pub fn input(&self, name: &str) -> Result<TensorData> {
-        let made = self
-            .manifest
-            .inputs
-            .iter()
-            .find(|made| made.name == name)
-            .ok_or_else(|| self.error(&format!("input `{name}`"), "one in the manifest", "none"))?;
+        let made = self.find("input", &self.manifest.inputs, name)?;
         self.make(made, &format!("input:{name}"))
     }
 
@@ -146,12 +141,7 @@ impl Case {
     ///
     /// When there is no such parameter.
     pub fn parameter(&self, name: &str) -> Result<TensorData> {
-        let made = self
-            .manifest
-            .parameters
-            .iter()
-            .find(|made| made.name == name)
-            .ok_or_else(|| self.error(&format!("parameter `{name}`"), "one in the manifest", "none"))?;
+        let made = self.find("parameter", &self.manifest.parameters, name)?;
         self.make(made, &made.name)
     }
 
@@ -203,6 +193,11 @@ impl Case {
             .collect::<Result<Vec<_>>>()?;
         checkpoint::save_tensors(parameters.into_iter().chain(others), &file)?;
         Checkpoint::open(&file)?.load_into(module, names)
+    }
+
+    fn find<'a>(&self, what: &str, all: &'a [Made], name: &str) -> Result<&'a Made> {
+        let found = all.iter().find(|made| made.name == name);
+        found.ok_or_else(|| self.error(&format!("{what} `{name}`"), "one in the manifest", "none"))
     }
 
     fn make(&self, made: &Made, name: &str) -> Result<TensorData> {

@@ -9,8 +9,8 @@ pub(crate) fn permutation(seed: u32, count: usize) -> Vec<usize> {
     for last in (1..count).rev() {
         // Draws are masked to the bits of `last`, and drawn again when they are larger.
         let mask = u32::MAX >> (last as u32).leading_zeros();
-        let other = std::iter::repeat_with(|| (generator.next_u32() & mask) as usize);
-        let other = other.into_iter().find(|&other| other <= last).expect("draws do not end");
+        let mut others = std::iter::repeat_with(|| (generator.next_u32() & mask) as usize);
+        let other = others.find(|&other| other <= last).expect("draws do not end");
         order.swap(last, other);
     }
     order

@@ -18,7 +18,7 @@ fn gram<B: Backend>(m: Tensor<B, 2>) -> Tensor<B, 2> {
     m.matmul(transposed)
 }
 
-/// `-1` on the diagonal's end: `G - I`.
+/// `G - I`.
 fn from_identity<B: Backend>(gram: Tensor<B, 2>) -> Tensor<B, 2> {
     let size = gram.dims()[0];
     let identity = Tensor::<B, 2>::eye(size, &gram.device()).cast(gram.dtype());
@@ -101,8 +101,8 @@ pub fn decorrelation<B: Backend>(m: Tensor<B, 2>, pruned: &[usize], scheme: Sche
     differences(m, pruned, scheme).square().mean()
 }
 
-/// `G - T`.
-fn differences<B: Backend>(m: Tensor<B, 2>, pruned: &[usize], scheme: Scheme) -> Tensor<B, 2> {
+/// `G - T`, `[rows, rows]`.
+pub(crate) fn differences<B: Backend>(m: Tensor<B, 2>, pruned: &[usize], scheme: Scheme) -> Tensor<B, 2> {
     let kept = kept_pairs(&m, pruned);
     let products = gram(m);
     match scheme {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
-use leanburn_core::{Error, Result};
+use leanburn_core::{Error, Result, report::entries};
 
 use crate::image::Image;
 
@@ -199,17 +199,6 @@ impl Images {
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
         Self::of(sources, labels, self.classes.clone())
     }
-}
-
-/// What lies in a folder, sorted by name.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(Error::io(folder))?;
-    paths.sort();
-    Ok(paths)
 }
 
 /// The images of a folder and those below it, in the order of their names.

@@ -415,20 +415,17 @@ pub(super) fn image_preprocess(case: &Case, _device: &DispatchDevice) -> Result<
     let grid: Vec<usize> = (0..settings.size).step_by(settings.grid_step).collect();
     outputs.data("resized.corner", pixels(&(0..settings.corner).collect::<Vec<_>>()));
     outputs.data("resized.grid", pixels(&grid));
+    let count = grid.len();
     let values = (0..3).flat_map(|channel| {
         let plane = &sample.values[channel * settings.size * settings.size..];
         grid.iter().flat_map(move |&row| {
             let row = &plane[row * settings.size..];
-            row.iter().step_by(settings.grid_step).take(grid_len(settings.size, settings.grid_step))
+            row.iter().step_by(settings.grid_step).take(count)
         })
     });
     let values: Vec<f32> = values.copied().collect();
-    outputs.data("normalised.grid", TensorData::new(values, [3, grid.len(), grid.len()]));
+    outputs.data("normalised.grid", TensorData::new(values, [3, count, count]));
     Ok(outputs)
-}
-
-fn grid_len(size: usize, step: usize) -> usize {
-    size.div_ceil(step)
 }
 
 #[derive(Deserialize)]

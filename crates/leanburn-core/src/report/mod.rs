@@ -96,6 +96,20 @@ impl RunFolder {
     }
 }
 
+/// What lies in a folder, sorted by name.
+///
+/// # Errors
+///
+/// When the folder cannot be read.
+pub fn entries(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    let folder = folder.as_ref();
+    let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<std::io::Result<Vec<_>>>().map_err(Error::io(folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// Writes `value` as indented JSON.
 ///
 /// # Errors

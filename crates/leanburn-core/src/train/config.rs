@@ -1,7 +1,4 @@
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use burn::{
     config::Config,
@@ -155,7 +152,7 @@ where
     pub(super) hooks: Vec<Box<dyn Hook<B, M>>>,
     pub(super) interrupter: Interrupter,
     pub(super) resume: bool,
-    customise: Vec<Customise<B, M, S>>,
+    pub(super) customise: Vec<Customise<B, M, S>>,
 }
 
 /// What a training gave.
@@ -252,7 +249,7 @@ where
     /// [resumed](Self::resumed), the checkpoint is of other data or another model, a sample cannot be read, a hook
     /// fails, the weights are not finite, or a checkpoint cannot be written; those written before stay.
     pub fn run(
-        mut self,
+        self,
         folder: Option<&Path>,
         model: M,
         device: &B::Device,
@@ -260,10 +257,6 @@ where
         valid: Arc<dyn Batches<<M::InnerModule as InferenceStep>::Input>>,
     ) -> Result<Trained<B, M>> {
         check_records_gradients::<B>(device)?;
-        let customise = std::mem::take(&mut self.customise);
-        let directory: PathBuf = folder.map(Path::to_owned).unwrap_or_default();
-        strategy::run(self, folder, &directory, model, device, train, valid, |training| {
-            customise.into_iter().fold(training, |training, customise| customise(training))
-        })
+        strategy::run(self, folder, model, device, train, valid)
     }
 }

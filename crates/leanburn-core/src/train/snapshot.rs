@@ -89,10 +89,8 @@ impl Snapshots {
         if !self.folder.exists() {
             return Ok(Vec::new());
         }
-        let entries = fs::read_dir(&self.folder).map_err(Error::io(&self.folder))?;
         let mut found = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(Error::io(&self.folder))?.path();
+        for path in report::entries(&self.folder)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse::<u64>().ok()) {
                 found.push((step, path));

@@ -48,36 +48,29 @@ where
     valid: Arc<dyn Batches<<M::InnerModule as InferenceStep>::Input>>,
 }
 
-/// burn-train calls its strategies by reference, and takes no error from them.
-struct Strategy<B, M, S>(Mutex<Slot<B, M, S>>)
-where
-    B: AutodiffBackend,
-    M: TrainStep + AutodiffModule<B> + core::fmt::Display + 'static,
-    M::InnerModule: InferenceStep,
-    S: SimpleOptimizer<B::InnerBackend> + 'static;
+/// burn-train calls its strategies by reference, and takes no error from them: `L` is the loop before it has run, and `T`
+/// what it gave.
+struct Strategy<L, T>(Mutex<Slot<L, T>>);
 
-enum Slot<B, M, S>
-where
-    B: AutodiffBackend,
-    M: TrainStep + AutodiffModule<B> + core::fmt::Display + 'static,
-    M::InnerModule: InferenceStep,
-    S: SimpleOptimizer<B::InnerBackend> + 'static,
-{
-    Before(Box<Loop<B, M, S>>),
-    After(Result<Trained<B, M>>),
+enum Slot<L, T> {
+    Before(Box<L>),
+    After(Result<T>),
     Empty,
 }
 
-#[allow(clippy::too_many_arguments)]
+impl<L, T> Strategy<L, T> {
+    fn take(&self) -> Slot<L, T> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Slot::Empty)
+    }
+}
+
 pub(super) fn run<B, M, S>(
     mut training: Training<B, M, S>,
     folder: Option<&Path>,
-    directory: &Path,
     mut model: M,
     device: &B::Device,
     train: Arc<dyn Batches<M::Input>>,
     valid: Arc<dyn Batches<<M::InnerModule as InferenceStep>::Input>>,
-    customise: impl FnOnce(SupervisedTraining<Components<B, M, S>>) -> SupervisedTraining<Components<B, M, S>>,
 ) -> Result<Trained<B, M>>
 where
     B: AutodiffBackend,
@@ -112,7 +105,8 @@ where
 
     let interrupter = training.interrupter.clone();
     let burn = SupervisedTraining::new(
-        directory,
+        // Where burn-train's own loggers and checkpoints would write; there are none.
+        folder.unwrap_or(Path::new("")),
         Arc::new(BurnLoader::new(train.clone())),
         Arc::new(BurnLoader::new(valid.clone())),
     )
@@ -127,28 +121,18 @@ where
     };
     // The loop has the real ones; burn-train's learner only carries the types.
     let learner = Learner::new(model.clone(), training.optimizer.clone(), 0.0);
+    let burn =
+        std::mem::take(&mut training.customise).into_iter().fold(burn, |burn, customise| customise(burn));
     let run = Loop { training, model, average, position, history, snapshots, train, valid };
     let strategy = Arc::new(Strategy(Mutex::new(Slot::Before(Box::new(run)))));
-    customise(burn).with_training_strategy(TrainingStrategy::Custom(strategy.clone())).launch(learner);
+    burn.with_training_strategy(TrainingStrategy::Custom(strategy.clone())).launch(learner);
     match strategy.take() {
         Slot::After(result) => result,
         _ => unreachable!("burn-train runs the strategy it is given"),
     }
 }
 
-impl<B, M, S> Strategy<B, M, S>
-where
-    B: AutodiffBackend,
-    M: TrainStep + AutodiffModule<B> + core::fmt::Display + 'static,
-    M::InnerModule: InferenceStep,
-    S: SimpleOptimizer<B::InnerBackend> + 'static,
-{
-    fn take(&self) -> Slot<B, M, S> {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Slot::Empty)
-    }
-}
-
-impl<B, M, S> SupervisedLearningStrategy<Components<B, M, S>> for Strategy<B, M, S>
+impl<B, M, S> SupervisedLearningStrategy<Components<B, M, S>> for Strategy<Loop<B, M, S>, Trained<B, M>>
 where
     B: AutodiffBackend,
     M: TrainStep + AutodiffModule<B> + core::fmt::Display + 'static,

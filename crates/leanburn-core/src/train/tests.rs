@@ -63,16 +63,14 @@ struct Points2<B: Backend> {
     labels: Tensor<B, 1, Int>,
 }
 
-// Loaders take functions that can fail.
-#[allow(clippy::unnecessary_wraps)]
-fn collate<B: Backend>(points: Vec<Point>) -> Result<Points2<B>> {
+fn collate<B: Backend>(points: Vec<Point>) -> Points2<B> {
     let device = Default::default();
     let values: Vec<f32> = points.iter().flat_map(|(point, _)| *point).collect();
     let labels: Vec<i64> = points.iter().map(|(_, label)| *label).collect();
-    Ok(Points2 {
+    Points2 {
         points: Tensor::from_data(TensorData::new(values, [points.len(), 2]), &device),
         labels: Tensor::from_data(TensorData::new(labels, [points.len()]), &device),
-    })
+    }
 }
 
 #[derive(Module, Debug)]
@@ -148,8 +146,11 @@ fn training(config: TrainingConfig, optimizer: Groups) -> Training<B, Net<B>, Sg
 type Pair = (Arc<dyn Batches<Points2<B>>>, Arc<dyn Batches<Points2<Flex>>>);
 
 fn loaders(samples: usize, batch: usize) -> Pair {
-    let train = Loader::new(Points(samples), batch, collate::<B>).unwrap().shuffled(3).with_workers(2);
-    let valid = Loader::new(Points(20), 7, collate::<Flex>).unwrap();
+    let train = Loader::new(Points(samples), batch, |points| Ok(collate::<B>(points)))
+        .unwrap()
+        .shuffled(3)
+        .with_workers(2);
+    let valid = Loader::new(Points(20), 7, |points| Ok(collate::<Flex>(points))).unwrap();
     (Arc::new(train), Arc::new(valid))
 }
 

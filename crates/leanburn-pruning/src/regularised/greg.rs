@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use burn::{
     config::Config, module::AutodiffModule, optim::GradientsParams, tensor::backend::AutodiffBackend,
 };
@@ -7,7 +5,7 @@ use leanburn_core::{Error, Result, architecture::Graph, train::Hook};
 use leanburn_vision::{Architecture, Classifier, train::Supervised};
 use serde::{Deserialize, Serialize};
 
-use super::{Part, Phase, Sites, by_filter, magnitudes, pull};
+use super::{Part, Phase, Sites, by_filter, check_growth, magnitudes, pull};
 use crate::{Kept, Ratios, Selection, State, selection::removals};
 
 /// How the penalty finds the filters that will go.
@@ -77,10 +75,7 @@ impl GregConfig {
         ratios: &Ratios,
         selection: &Selection,
     ) -> Result<Greg> {
-        if self.update_every == 0 || self.granularity.is_nan() || self.granularity <= 0.0 {
-            let found = format!("{}, {}", self.update_every, self.granularity);
-            return Err(Error::setting("update_every, granularity", "at least 1, and above 0", found));
-        }
+        check_growth(self.update_every, self.granularity)?;
         let graph = config.graph(size)?;
         let state = State::of::<A, B>(config, network)?;
         let kept = selection.select(&graph, &state, None, ratios)?;
@@ -147,11 +142,7 @@ impl Greg {
         if self.phase == Phase::Grow && step.is_multiple_of(self.config.update_every) {
             self.update(step, &magnitudes::<B, N>(network, &self.sites, self.layers.len()));
         }
-        if let Phase::Stabilise(start) = self.phase
-            && step - start >= self.config.stabilise
-        {
-            self.done = true;
-        }
+        self.done = self.phase.is_over(step, self.config.stabilise);
         let lambdas: Vec<Vec<f32>> = self.layers.iter().map(|layer| self.lambdas(layer)).collect();
         pull::<B, N>(network, &self.sites, &lambdas, |part| matches!(part, Part::Weight(_)), gradients)
     }
@@ -258,8 +249,7 @@ impl Greg {
     ///
     /// When the graph is of another network.
     pub fn kept(&self, graph: &Graph) -> Result<Kept> {
-        let pruned = self.layers.iter().map(|layer| (layer.name.clone(), layer.pruned.clone()));
-        Kept::without(graph, &pruned.collect::<BTreeMap<_, _>>())
+        super::kept(graph, self.layers.iter().map(|layer| (&layer.name, &layer.pruned)))
     }
 }
 

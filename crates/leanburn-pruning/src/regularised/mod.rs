@@ -10,7 +10,7 @@ mod tpp;
 pub use greg::{Greg, GregConfig, Growth};
 pub use tpp::{Penalty, Tpp, TppConfig};
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use burn::{
     module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param, ParamId},
@@ -28,6 +28,8 @@ use leanburn_core::{
 use leanburn_vision::Architecture;
 use serde::{Deserialize, Serialize};
 
+use crate::{Kept, orthogonality};
+
 /// Where a method stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +38,28 @@ pub enum Phase {
     Grow,
     /// The penalty stays, since this step.
     Stabilise(usize),
+}
+
+impl Phase {
+    /// Whether the penalty has stayed for as many steps as it is to.
+    fn is_over(self, step: usize, stabilise: usize) -> bool {
+        matches!(self, Self::Stabilise(start) if step - start >= stabilise)
+    }
+}
+
+/// Checks how a penalty grows.
+fn check_growth(update_every: usize, granularity: f64) -> Result<()> {
+    if update_every == 0 || granularity.is_nan() || granularity <= 0.0 {
+        let found = format!("{update_every}, {granularity}");
+        return Err(Error::setting("update_every, granularity", "at least 1, and above 0", found));
+    }
+    Ok(())
+}
+
+/// What stays of a network whose layers lose these filters.
+fn kept<'a>(graph: &Graph, pruned: impl Iterator<Item = (&'a String, &'a Vec<usize>)>) -> Result<Kept> {
+    let pruned = pruned.map(|(name, pruned)| (name.clone(), pruned.clone()));
+    Kept::without(graph, &pruned.collect::<BTreeMap<_, _>>())
 }
 
 /// What a parameter is to its layer.
@@ -119,8 +143,7 @@ fn along<B: Backend, const D: usize>(values: &[f32], dim: usize, device: &B::Dev
 
 /// The rows of a weight, `[filters, ...]`, and back.
 fn matrix<B: Backend, const D: usize>(weight: Tensor<B, D>, dim: usize) -> Tensor<B, 2> {
-    let dims = weight.dims();
-    let rows = weight.reshape([dims[0], dims[1..].iter().product()]);
+    let rows = orthogonality::rows(weight);
     if dim == 1 { rows.transpose() } else { rows }
 }
 

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use burn::{
     config::Config,
     module::{AutodiffModule, ModuleVisitor, Param},
@@ -10,8 +8,11 @@ use leanburn_core::{Error, Result, architecture::Graph, train::Hook};
 use leanburn_vision::{Architecture, Classifier, train::Supervised};
 use serde::{Deserialize, Serialize};
 
-use super::{Part, Phase, Sites, along, by_filter, cleared, matrix, pull, unmatrix};
-use crate::{Kept, Ratios, Selection, State, orthogonality::Scheme};
+use super::{Part, Phase, Sites, by_filter, check_growth, cleared, matrix, pull, unmatrix};
+use crate::{
+    Kept, Ratios, Selection, State,
+    orthogonality::{Scheme, differences},
+};
 
 /// How the penalty grows with the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -81,10 +82,7 @@ impl TppConfig {
         ratios: &Ratios,
         selection: &Selection,
     ) -> Result<Tpp> {
-        if self.update_every == 0 || self.granularity.is_nan() || self.granularity <= 0.0 {
-            let found = format!("{}, {}", self.update_every, self.granularity);
-            return Err(Error::setting("update_every, granularity", "at least 1, and above 0", found));
-        }
+        check_growth(self.update_every, self.granularity)?;
         let graph = config.graph(size)?;
         let state = State::of::<A, B>(config, network)?;
         let kept = selection.select(&graph, &state, None, ratios)?;
@@ -156,11 +154,7 @@ impl Tpp {
                 self.phase = Phase::Stabilise(step);
             }
         }
-        if let Phase::Stabilise(start) = self.phase
-            && step - start >= self.config.stabilise
-        {
-            self.done = true;
-        }
+        self.done = self.phase.is_over(step, self.config.stabilise);
         let weight = self.config.decorrelation * self.penalty;
         if weight == 0.0 {
             return gradients;
@@ -224,8 +218,7 @@ impl Tpp {
     ///
     /// When the graph is of another network.
     pub fn kept(&self, graph: &Graph) -> Result<Kept> {
-        let pruned = self.layers.iter().map(|layer| (layer.name.clone(), layer.pruned.clone()));
-        Kept::without(graph, &pruned.collect::<BTreeMap<_, _>>())
+        super::kept(graph, self.layers.iter().map(|layer| (&layer.name, &layer.pruned)))
     }
 }
 
@@ -244,15 +237,7 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Decorrelate<'_> {
         let Some(gradient) = self.gradients.remove::<B::InnerBackend, D>(param.id) else { return };
         let TppLayer { width, pruned, .. } = &self.layers[layer];
         let m = matrix(param.val().inner(), dim);
-        let products = m.clone().matmul(m.clone().transpose());
-        let stays = by_filter(*width, pruned, 0.0, 1.0);
-        let device = gradient.device();
-        let kept =
-            along::<B::InnerBackend, 2>(&stays, 0, &device) * along::<B::InnerBackend, 2>(&stays, 1, &device);
-        let excess = match self.scheme {
-            Scheme::Decorrelate => products * (kept.neg() + 1.0),
-            Scheme::Orthonormal => products - Tensor::<B::InnerBackend, 2>::eye(*width, &device) * kept,
-        };
+        let excess = differences(m.clone(), pruned, self.scheme);
         let factor = 4.0 * self.weight / (width * width) as f64;
         let penalty = unmatrix(excess.matmul(m) * factor, gradient.dims(), dim);
         self.gradients.register(param.id, gradient + penalty);

@@ -264,6 +264,12 @@ impl Observed for SequentialConfig {
     }
 }
 
+/// The network of a configuration with the case's parameters.
+fn loaded<A: Architecture>(case: &Case, config: &A, device: &DispatchDevice) -> Result<A::Network<Dispatch>> {
+    let network = config.init::<Dispatch>(&mut Generator::new(0), device)?;
+    case.load(network, |path| config.published_name(path))
+}
+
 /// A pattern of the manifests, which match names with the prefix `module.`.
 fn pattern(pattern: &str) -> String {
     pattern.strip_prefix("module.").unwrap_or(pattern).to_owned()
@@ -354,8 +360,7 @@ pub(super) fn filter_pruning(case: &Case, device: &DispatchDevice) -> Result<Out
             let Self(case, device, settings) = self;
             let [_, height, width] = dims(case, "x")?;
             let size = [height, width];
-            let network = config.init::<Plain>(&mut Generator::new(0), device)?;
-            let network = case.load(network, |path| config.published_name(path))?;
+            let network = loaded(case, config, device)?;
             let graph = config.graph(size)?;
             let state = State::of::<A, Plain>(config, &network)?;
             let images: Tensor<Plain, 4> = case.tensor("x", device)?;
@@ -410,8 +415,7 @@ pub(super) fn unstructured_pruning(case: &Case, device: &DispatchDevice) -> Resu
         fn run<A: Trainable>(self, config: &A) -> Result<Outputs> {
             let Self(case, device, settings) = self;
             let [_, height, width] = dims(case, "x")?;
-            let network = config.init::<Plain>(&mut Generator::new(0), device)?;
-            let network = case.load(network, |path| config.published_name(path))?;
+            let network = loaded(case, config, device)?;
             let graph = config.graph([height, width])?;
             let state = State::of::<A, Plain>(config, &network)?;
             let images: Tensor<Plain, 4> = case.tensor("x", device)?;

@@ -5,7 +5,7 @@ use leanburn::{
         optim::{GradientsParams, Optimizer, SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig},
         tensor::{Tensor, TensorData},
     },
-    core::{Error, Result, checkpoint, loss::cross_entropy, random::Generator},
+    core::{Error, Result, checkpoint, loss::cross_entropy},
     prelude::{Dispatch, DispatchDevice},
     pruning::{
         Ratios, Selection, State,
@@ -16,7 +16,7 @@ use leanburn::{
 };
 use serde::Deserialize;
 
-use super::{Job, Net, Patterns, Trainable, dims, head, indices, norm, pattern};
+use super::{Job, Net, Patterns, Trainable, dims, head, indices, loaded, norm, pattern};
 use crate::{case::Case, comparison::Outputs, gradients};
 
 /// Values by iteration and layer, as `[iterations, layers]`.
@@ -62,6 +62,20 @@ impl Sgd {
             }))
             .with_weight_decay(Some(WeightDecayConfig::new(self.weight_decay)))
     }
+}
+
+/// The loss of a batch, and its gradients.
+fn backward<A: Trainable>(
+    case: &Case,
+    network: &A::Network<Dispatch>,
+    batch: usize,
+    training: &DispatchDevice,
+) -> Result<(f64, GradientsParams)> {
+    let images = case.tensor::<Dispatch, 4>(&format!("x{batch}"), training)?;
+    let labels = case.ints::<Dispatch>(&format!("y{batch}"), training)?;
+    let loss = cross_entropy(network.forward(images), labels);
+    let value = loss.clone().into_data().iter::<f64>().sum();
+    Ok((value, GradientsParams::from_grads(loss.backward(), network)))
 }
 
 #[derive(Deserialize)]
@@ -115,8 +129,7 @@ pub(in super::super) fn greg_run(case: &Case, device: &DispatchDevice) -> Result
             let [_, height, width] = dims(case, "x0")?;
             let size = [height, width];
             let graph = config.graph(size)?;
-            let network = config.init::<Dispatch>(&mut Generator::new(0), &training)?;
-            let mut network = case.load(network, names)?;
+            let mut network = loaded(case, config, &training)?;
             let mut outputs = Outputs::default();
 
             let ratios = Ratios::Stages(settings.stage_pr.clone());
@@ -144,12 +157,8 @@ pub(in super::super) fn greg_run(case: &Case, device: &DispatchDevice) -> Result
             let (mut states, mut losses) = (Vec::new(), Vec::new());
             let mut step = 0;
             while !greg.finished() {
-                let batch = step % settings.batches;
-                let images = case.tensor::<Dispatch, 4>(&format!("x{batch}"), &training)?;
-                let labels = case.ints::<Dispatch>(&format!("y{batch}"), &training)?;
-                let loss = cross_entropy(network.forward(images), labels);
-                losses.push(loss.clone().into_data().iter::<f64>().sum());
-                let gradients = GradientsParams::from_grads(loss.backward(), &network);
+                let (loss, gradients) = backward::<A>(case, &network, step % settings.batches, &training)?;
+                losses.push(loss);
                 let gradients = greg.gradients::<Dispatch, _>(step, &network, gradients);
                 if step == settings.grad_at {
                     norms(case, &mut outputs, "grad", &gradients::by_name(&network, &gradients, names)?)?;
@@ -255,8 +264,7 @@ pub(in super::super) fn tpp_run(case: &Case, device: &DispatchDevice) -> Result<
             let [_, height, width] = dims(case, "x0")?;
             let size = [height, width];
             let graph = config.graph(size)?;
-            let network = config.init::<Dispatch>(&mut Generator::new(0), &training)?;
-            let mut network = case.load(network, names)?;
+            let mut network = loaded(case, config, &training)?;
             let mut outputs = Outputs::default();
 
             let skip = settings.skip_layers.iter().map(|name| pattern(name)).collect();
@@ -273,12 +281,8 @@ pub(in super::super) fn tpp_run(case: &Case, device: &DispatchDevice) -> Result<
             let (mut penalties, mut states, mut losses) = (Vec::new(), Vec::new(), Vec::new());
             let mut step = 0;
             while !tpp.finished() {
-                let batch = step % settings.batches;
-                let images = case.tensor::<Dispatch, 4>(&format!("x{batch}"), &training)?;
-                let labels = case.ints::<Dispatch>(&format!("y{batch}"), &training)?;
-                let loss = cross_entropy(network.forward(images), labels);
-                losses.push(loss.clone().into_data().iter::<f64>().sum());
-                let gradients = GradientsParams::from_grads(loss.backward(), &network);
+                let (loss, gradients) = backward::<A>(case, &network, step % settings.batches, &training)?;
+                losses.push(loss);
                 let gradients = tpp.decorrelate::<Dispatch, _>(step, &network, gradients);
                 if step == settings.grad_at {
                     let loss = gradients::by_name(&network, &gradients, names)?;

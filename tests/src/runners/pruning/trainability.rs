@@ -19,7 +19,7 @@ use leanburn::{
 };
 use serde::Deserialize;
 
-use super::{Job, Net, Trainable, dims, head, indices, norm, pattern, pick};
+use super::{Job, Net, Trainable, dims, head, indices, loaded, norm, pattern, pick};
 use crate::{case::Case, comparison::Outputs, gradients};
 
 fn measured(outputs: &mut Outputs, name: &str, values: &SingularValues) {
@@ -91,8 +91,7 @@ pub(in super::super) fn pruning_jsv(case: &Case, device: &DispatchDevice) -> Res
                 network.clone().with_frozen_norms(true).forward(batches[0].clone()).inner()
             };
 
-            let network = config.init::<Dispatch>(&mut Generator::new(0), &training)?;
-            let network = case.load(network, |path| config.published_name(path))?;
+            let network = loaded(case, config, &training)?;
             let graph = config.graph(size)?;
             let state = State::of::<A, Dispatch>(config, &network)?;
             let layers = settings.pruned_layers.iter().map(|name| (pattern(name), settings.pr)).collect();
@@ -151,8 +150,7 @@ pub(in super::super) fn jsv_modes(case: &Case, device: &DispatchDevice) -> Resul
         fn run<A: Trainable>(self, config: &A) -> Result<Outputs> {
             let Self(case, device, settings) = self;
             let training = leanburn::device::autodiff(device.clone());
-            let network = config.init::<Dispatch>(&mut Generator::new(0), &training)?;
-            let network = case.load(network, |path| config.published_name(path))?;
+            let network = loaded(case, config, &training)?;
             let mut outputs = Outputs::default();
             for name in &settings.modes {
                 let images = case.tensor::<Dispatch, 4>("x", &training)?;
@@ -449,8 +447,7 @@ pub(in super::super) fn sgd_training(case: &Case, device: &DispatchDevice) -> Re
             let Self(case, device, settings) = self;
             let training = leanburn::device::autodiff(device.clone());
             let names = |path: &str| config.published_name(path);
-            let network = config.init::<Dispatch>(&mut Generator::new(0), &training)?;
-            let mut network = case.load(network, names)?;
+            let mut network = loaded(case, config, &training)?;
             let mut optimizer = SgdConfig::new()
                 .with_momentum(Some(MomentumConfig {
                     momentum: settings.momentum,
