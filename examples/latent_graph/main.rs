@@ -654,15 +654,39 @@ fn ablation(options: &Options, set: &NodeSet, device: &DispatchDevice) -> Result
         for rho in [0.05, 0.25, 1.0, 2.0, 4.0] {
             settings.push((format!("rho {rho}"), changed(&|r| r.strength = Strength::Rho(rho))));
         }
+        for hops in [2, 3] {
+            let change = |r: &mut RestorationConfig| (r.rows, r.hops) = (Rows::Starved, hops);
+            settings.push((format!("restored: starved for {hops} hops"), changed(&change)));
+        }
         if set.nodes() <= 5000 {
             settings.push(("C U R in place of U".to_owned(), changed(&|r| r.block = Block::Cur)));
         }
     }
+    let count = |class| set.split.train.iter().filter(|&&node| set.labels[node] == class).count();
+    let most = (0..set.classes as i64).map(count).max().unwrap_or(0);
+    let fewer = [1, 2, 5, 10].into_iter().filter(|&count| count < most).map(|count| {
+        let split = set.split.first_of_each_class(&set.labels, count)?;
+        Ok((format!("labels: {count} of each class"), split))
+    });
+    let mut splits = fewer.collect::<Result<Vec<_>>>()?;
+    if set.split.validation.len() > 1 {
+        let name = "labels: half of validation too".to_owned();
+        splits.push((name, set.split.half_validation_as_train()));
+    }
+    let as_given = settings.into_iter().map(|(name, config)| (name, config, set.split.clone()));
+    let of_splits = splits.into_iter().map(|(name, split)| {
+        let mut config = base.clone();
+        if let Some(restoration) = &mut config.restoration {
+            restoration.tau = restoration.tau.min(split.train.len());
+        }
+        (name, config, split)
+    });
     header();
     let mut lines = Vec::new();
-    for (name, config) in settings {
+    for (name, config, split) in as_given.chain(of_splits) {
+        let set = NodeSet { split, ..set.clone() };
         let start = Instant::now();
-        let trials = config.trials::<Dispatch>(set, options.trials, device, |_, _, _| ())?;
+        let trials = config.trials::<Dispatch>(&set, options.trials, device, |_, _, _| ())?;
         lines.push(line(name, &trials, start.elapsed().as_secs_f64() / options.trials as f64));
     }
     Ok(lines)

@@ -4,14 +4,14 @@
 use leanburn::{
     core::{checkpoint::Checkpoint, metrics::mean_std},
     graph::{
-        Normalization,
+        Csr, Normalization,
         gcn::FixedGraph,
         knn::Metric,
         learners::{
             Learned,
             grcn::GrcnConfig,
             idgl::IdglConfig,
-            slaps::{DenoisingLoss, GeneratorKind, NonLinearity, SlapsConfig},
+            slaps::{DenoisingLoss, GeneratorKind, Noise, NonLinearity, SlapsConfig},
         },
         lgi::{Grid, Rows, Starvation, Strength, Weight, two_hop_starved},
         planetoid,
@@ -146,6 +146,17 @@ fn restored_connections_leave_no_node_starved() {
     assert_eq!(after.counts()[1], 0, "{:?}", after.counts());
     assert!((restored.rho - 0.5).abs() < 1e-4, "{}", restored.rho);
     assert!(restored.warning().is_none());
+    // Those starved within two hops alone.
+    let far = restoration(Rows::Starved).with_hops(2);
+    let far = far.restore::<Dispatch>(&plain, &set.features, &set.split.train, &device).unwrap();
+    for node in 0..set.nodes() {
+        let is_filled = !far.regularisation.adjacency().row(node).0.is_empty();
+        assert!(!is_filled || before.starved[1][node], "node {node}");
+    }
+    assert!(far.regularisation.adjacency().entries() > 0);
+    let config = GrcnConfig::new().with_k(10).with_restoration(Some(restoration(Rows::Starved).with_hops(2)));
+    let error = config.fit::<Dispatch>(&set, &training()).err().unwrap().to_string();
+    assert!(error.contains("hops"), "{error}");
     let strong = RestorationConfig { strength: Strength::Rho(5.0), ..restoration(Rows::All) };
     let strong = strong.restore::<Dispatch>(&plain, &set.features, &set.split.train, &device).unwrap();
     assert!(strong.warning().unwrap().contains("5.0 times"));
@@ -170,6 +181,12 @@ fn models_that_learn_their_graph_train_with_and_without_restored_connections() {
             ("FP", slaps(GeneratorKind::FullParam).with_non_linearity(NonLinearity::Elu)),
             ("MLP", slaps(GeneratorKind::Mlp)),
             ("MLP-D", slaps(GeneratorKind::MlpDiag)),
+            (
+                "MLP, signs and normal noise",
+                slaps(GeneratorKind::Mlp)
+                    .with_loss(DenoisingLoss::SignCrossEntropy)
+                    .with_noise(Noise::Normal),
+            ),
             ("MLP, dense", slaps(GeneratorKind::Mlp).with_non_linearity(NonLinearity::Elu)),
             ("MLP, sparse mode", slaps(GeneratorKind::Mlp).with_sparse_mode(true)),
             (
@@ -267,6 +284,36 @@ fn sparse_and_dense_graphs_learn_the_same() {
     }
 }
 
+/// Masked features are replaced alike in dense and in sparse features.
+#[test]
+fn sparse_and_dense_features_are_denoised_alike() {
+    let wine = wine();
+    let Features::Dense { values, columns } = &wine.features else { panic!("a table is dense") };
+    let filled: Vec<u32> = (0..*columns as u32).collect();
+    let offsets = (0..=wine.nodes()).map(|row| row * columns).collect();
+    let sparse = Csr::new(*columns, offsets, filled.repeat(wine.nodes()), values.clone()).unwrap();
+    let sparse = NodeSet { features: Features::Sparse(sparse), ..wine.clone() };
+    for (loss, noise) in [
+        (DenoisingLoss::MeanSquared, Noise::Mask),
+        (DenoisingLoss::MeanSquared, Noise::Normal),
+        (DenoisingLoss::SignCrossEntropy, Noise::Normal),
+    ] {
+        let config = SlapsConfig::new(GeneratorKind::Mlp)
+            .with_loss(loss)
+            .with_noise(noise)
+            .with_hidden_adj(16)
+            .with_k(10)
+            .with_epochs(6)
+            .with_dropout1(0.0)
+            .with_dropout_adj1(0.0);
+        let losses = [&wine, &sparse]
+            .map(|set| config.fit::<Dispatch>(set, &training()).unwrap().history().losses.clone());
+        for (dense, sparse) in losses[0].iter().zip(&losses[1]) {
+            assert!((dense - sparse).abs() < 1e-3, "{loss:?}, {noise:?}: {dense} and {sparse}");
+        }
+    }
+}
+
 /// IDGL takes features that are not negative.
 #[test]
 fn idgl_trains_with_pairs_and_with_anchors() {
@@ -300,6 +347,15 @@ fn idgl_trains_with_pairs_and_with_anchors() {
         let config = config.clone().with_anchors(anchors).with_restoration(rows.map(restoration));
         let model = config.fit::<Dispatch>(&set, &training()).unwrap();
         assert_learned(&model, &set);
+        if rows.is_none() && anchors.is_none() {
+            // What is learned links a node to itself and five others; the initial graph has links of its own.
+            let config = config.clone().with_topk(Some(6)).with_graph_skip_conn(0.0).with_max_iter(0);
+            let model = config.fit::<Dispatch>(&set, &training()).unwrap();
+            let graph = model.graph().to_graph().unwrap();
+            let links = (0..set.nodes()).map(|node| graph.adjacency().row(node).0.len());
+            assert_eq!(links.max(), Some(6));
+            assert!(model.history().accuracy().unwrap().best_test > 0.7);
+        }
         let accuracy = model.history().accuracy().unwrap().best_test;
         assert!(accuracy > 0.7, "{anchors:?}, {rows:?}: {accuracy}");
     }

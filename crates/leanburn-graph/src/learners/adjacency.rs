@@ -7,6 +7,7 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 use leanburn_core::{Result, nn::dropout, random::Generator};
+use rayon::prelude::*;
 
 use super::model::LearnedGraph;
 use crate::{
@@ -191,13 +192,10 @@ impl<'a> Labelled<'a> {
         for row in (0..nodes).filter(|&row| filled[row]) {
             own += f64::from(sums[row]).abs();
             let of_row = &similarities[row * labelled..(row + 1) * labelled];
-            let mut places: Vec<usize> = (0..labelled).collect();
-            if restoration.tau < labelled {
-                let nearer = |&a: &usize, &b: &usize| of_row[b].total_cmp(&of_row[a]).then(a.cmp(&b));
-                places.select_nth_unstable_by(restoration.tau, nearer);
-                places.truncate(restoration.tau);
-            }
-            for place in places.into_iter().filter(|&place| !restoration.clip || of_row[place] > 0.0) {
+            for place in largest(of_row, restoration.tau)
+                .into_iter()
+                .filter(|&place| !restoration.clip || of_row[place] > 0.0)
+            {
                 ties[row * labelled + place] = 1.0;
                 restored += f64::from(of_row[place]).abs();
             }
@@ -234,6 +232,32 @@ impl<'a> Labelled<'a> {
         let of_labelled = similarity.matmul(Tensor::transpose(places.clone()));
         adjacency + self.restored(restoration, &sums, reaches, of_labelled).matmul(places)
     }
+}
+
+/// The places of the `k` largest values, in any order; of equal ones, the first.
+fn largest(values: &[f32], k: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..values.len()).collect();
+    if k < values.len() {
+        let larger = |&a: &usize, &b: &usize| values[b].total_cmp(&values[a]).then(a.cmp(&b));
+        places.select_nth_unstable_by(k, larger);
+        places.truncate(k);
+    }
+    places
+}
+
+/// 1 at the `k` largest values of each row and 0 elsewhere; no gradient goes through it.
+///
+/// - x, output: `[rows, width]`
+pub(crate) fn largest_of_rows<B: Backend>(x: Tensor<B, 2>, k: usize) -> Tensor<B, 2> {
+    let (dims, device) = (x.dims(), x.device());
+    let values = on_host(&x.detach());
+    let mut mask = vec![0.0_f32; values.len()];
+    mask.par_chunks_mut(dims[1]).zip(values.par_chunks(dims[1])).for_each(|(mask, row)| {
+        for place in largest(row, k) {
+            mask[place] = 1.0;
+        }
+    });
+    Tensor::from_data(TensorData::new(mask, dims), &device)
 }
 
 /// The values of a tensor, row by row.

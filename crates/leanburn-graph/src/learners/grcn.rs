@@ -164,7 +164,7 @@ impl GrcnConfig {
             ("weight_decay", self.weight_decay.into()),
         ])?;
         match &self.restoration {
-            Some(restoration) => restoration.validate(set.nodes(), &set.split.train),
+            Some(restoration) => restoration.validate_learned(set.nodes(), &set.split.train),
             None => Ok(()),
         }
     }

@@ -22,7 +22,7 @@ use leanburn_core::{
 };
 
 use super::{
-    adjacency::{Labelled, on_host, unit_rows},
+    adjacency::{Labelled, largest_of_rows, on_host, unit_rows},
     model::{GraphModel, LARGEST_DENSE, LearnedGraph, Sizes, Trained},
 };
 use crate::{
@@ -68,6 +68,9 @@ pub struct IdglConfig {
     /// Similarities up to this become 0. Default: 0
     #[config(default = 0.0)]
     pub epsilon: f64,
+    /// How many similarities of a node, that to itself among them, are kept at most; of anchors, how many to them.
+    /// Default: all
+    pub topk: Option<usize>,
     /// Number of perspectives of which similarities are averaged. Default: 4
     #[config(default = 4)]
     pub perspectives: usize,
@@ -172,6 +175,7 @@ impl IdglConfig {
             ("hidden", self.hidden),
             ("perspectives", self.perspectives),
             ("patience", self.patience),
+            ("topk", self.topk.unwrap_or(1)),
         ])?;
         let nodes = set.nodes();
         if self.k < 2 || self.k > nodes {
@@ -213,7 +217,7 @@ impl IdglConfig {
         let labelled = &set.split.train;
         match &self.restoration {
             Some(restoration) => {
-                restoration.validate(nodes, labelled)?;
+                restoration.validate_learned(nodes, labelled)?;
                 let pairs = nodes.saturating_mul(labelled.len());
                 if pairs > LARGEST_DENSE * LARGEST_DENSE {
                     let expected = "none, or fewer labelled nodes: each node is compared with all of them";
@@ -528,7 +532,11 @@ impl<B: Backend> Idgl<B> {
     ) -> Learned<B> {
         let nodes = learner.perspectives(x);
         let kept = |similarity: Tensor<B, 2>| {
-            similarity.clone().mask_fill(similarity.lower_equal_elem(config.epsilon), 0.0)
+            let near = similarity.clone().mask_fill(similarity.lower_equal_elem(config.epsilon), 0.0);
+            match config.topk {
+                Some(k) => near.clone() * largest_of_rows(near, k),
+                None => near,
+            }
         };
         let Some(anchors) = anchors else {
             let similarity = nodes.clone().matmul(nodes.transpose());

@@ -34,7 +34,7 @@ use crate::{
     knn::{KnnConfig, Metric, Nearest, Search, Ties},
     lgi::{RestorationConfig, Rows, Varied, labelled_loss, targets},
     protocol::{self, History, Learner},
-    sparse::{LearnedMatrix, Tape, ints, with_gradient},
+    sparse::{LearnedMatrix, SparseMatrix, Tape, ints, with_gradient},
 };
 
 /// What makes the graph.
@@ -76,8 +76,20 @@ pub enum Activation {
 pub enum DenoisingLoss {
     /// Binary cross-entropy of logits, for features from 0 to 1.
     BinaryCrossEntropy,
-    /// Mean squared error.
+    /// Mean squared error, for any features.
     MeanSquared,
+    /// Binary cross-entropy of logits with the features' signs, for any features: 1 for positive ones, 0 for negative ones
+    /// and 0.5 for zeros.
+    SignCrossEntropy,
+}
+
+/// What masked features are replaced by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Noise {
+    /// Zeros (`mask`).
+    Mask,
+    /// The features with a draw from the standard normal distribution added (`normal`).
+    Normal,
 }
 
 /// SLAPS and, with restored connections, `SLAPS_U` and `SLAPS_R`.
@@ -144,9 +156,13 @@ pub struct SlapsConfig {
     /// How many zeros are masked for each other masked feature. Default: 5
     #[config(default = 5.0)]
     pub nr: f64,
-    /// The denoising loss; squares mask all features alike. Default: `DenoisingLoss::BinaryCrossEntropy`
+    /// The denoising loss; but for `BinaryCrossEntropy`, all features are masked alike. Default:
+    /// `DenoisingLoss::BinaryCrossEntropy`
     #[config(default = "DenoisingLoss::BinaryCrossEntropy")]
     pub loss: DenoisingLoss,
+    /// What masked features are replaced by. Default: `Noise::Mask`
+    #[config(default = "Noise::Mask")]
+    pub noise: Noise,
     /// Passes over all nodes. Default: 2000
     #[config(default = 2000)]
     pub epochs: usize,
@@ -391,7 +407,7 @@ impl SlapsConfig {
                 let expected = "other rows for a graph that links every node to each other: none is starved";
                 Err(Error::setting("rows", expected, "Starved"))
             }
-            Some(restoration) => restoration.validate(set.nodes(), &set.split.train),
+            Some(restoration) => restoration.validate_learned(set.nodes(), &set.split.train),
             None => Ok(()),
         }
     }
@@ -461,12 +477,24 @@ pub struct Slaps<B: Backend> {
 pub struct Masked {
     /// Where they are, with the true values.
     truth: Csr,
+    /// What the autoencoder sees in their place.
+    replaced: Vec<f32>,
 }
 
 impl Masked {
     /// Those at the entries of a matrix, whose values are the true features.
     pub fn new(truth: Csr) -> Self {
-        Self { truth }
+        let replaced = vec![0.0; truth.entries()];
+        Self { truth, replaced }
+    }
+
+    /// Replaces them as `noise` says.
+    pub fn with_noise(mut self, noise: Noise, generator: &mut Generator) -> Self {
+        if noise == Noise::Normal {
+            let drawn = generator.normals(self.truth.entries());
+            self.replaced = self.truth.values.iter().zip(drawn).map(|(value, drawn)| value + drawn).collect();
+        }
+        self
     }
 
     /// For features from 0 to 1: one in `r` of those that are not zero, and `nr` times as many zeros.
@@ -528,7 +556,7 @@ impl Masked {
             places.push(column as u32);
             values.push(features.value(row, column));
         }
-        Self { truth: Csr { width: columns, offsets, columns: places, values } }
+        Self::new(Csr { width: columns, offsets, columns: places, values })
     }
 
     /// The values of `matrix` with 0 where they are masked.
@@ -544,6 +572,18 @@ impl Masked {
             }
         }
         values
+    }
+
+    /// What is added to the features.
+    fn change(&self) -> Csr {
+        let change = self.replaced.iter().zip(&self.truth.values).map(|(replaced, value)| replaced - value);
+        Csr { values: change.collect(), ..self.truth.clone() }
+    }
+
+    /// What stands in place of the masked features; none where they are zeros.
+    fn replacement(&self) -> Option<Csr> {
+        let are_zeros = self.replaced.iter().all(|&value| value == 0.0);
+        (!are_zeros).then(|| Csr { values: self.replaced.clone(), ..self.truth.clone() })
     }
 }
 
@@ -892,15 +932,9 @@ impl<B: AutodiffBackend> Denoiser<B> {
         let (weight, bias) = (weight.val(), bias.as_ref().expect("the layers have biases").val());
         let product = match &context.input {
             Input::Dense(x) => {
-                let [nodes, columns] = x.dims();
-                let mut keep = vec![1.0_f32; nodes * columns];
-                for row in 0..nodes {
-                    for &column in masked.truth.row(row).0 {
-                        keep[row * columns + column as usize] = 0.0;
-                    }
-                }
-                let keep = Tensor::from_data(TensorData::new(keep, [nodes, columns]), &context.device);
-                Tensor::from_inner(x.clone() * keep).matmul(weight)
+                let change = TensorData::new(masked.change().to_dense(), x.dims());
+                let change = Tensor::<B::InnerBackend, 2>::from_data(change, &context.device);
+                Tensor::from_inner(x.clone() + change).matmul(weight)
             }
             Input::Sparse(x) => {
                 let SparseInput { entries: places, places: matrix, .. } = &**x;
@@ -908,9 +942,16 @@ impl<B: AutodiffBackend> Denoiser<B> {
                 let values = Tensor::<B::InnerBackend, 1>::from_data(values, &context.device);
                 let (matrix, output) =
                     (matrix.clone(), matrix.product(values.clone(), weight.clone().inner()));
-                tape.cut(output, move |gradient| {
-                    with_gradient(weight, matrix.transposed_product(values, gradient))
-                })
+                let of_weight = weight.clone();
+                let product = tape.cut(output, move |gradient| {
+                    with_gradient(of_weight, matrix.transposed_product(values, gradient))
+                });
+                match masked.replacement() {
+                    Some(replacement) => {
+                        product + tape.product(&SparseMatrix::new(&replacement, &context.device), weight)
+                    }
+                    None => product,
+                }
             }
         };
         let hidden = relu(adjacency.product(tape, product + bias.unsqueeze_dim(0)));
@@ -958,7 +999,12 @@ impl<B: AutodiffBackend> Denoiser<B> {
         let truth = Tensor::<B, 1>::from_data(truth, &restored.device());
         match config.loss {
             DenoisingLoss::MeanSquared => (restored - truth).square().mean(),
-            DenoisingLoss::BinaryCrossEntropy => {
+            DenoisingLoss::BinaryCrossEntropy | DenoisingLoss::SignCrossEntropy => {
+                let truth = if config.loss == DenoisingLoss::SignCrossEntropy {
+                    truth.sign() * 0.5 + 0.5
+                } else {
+                    truth
+                };
                 let (x, truth) = (restored.clone().inner(), truth.inner());
                 let rest = (x.clone().abs().neg().exp() + 1.0).log();
                 let loss = (relu(x.clone()) - x.clone() * truth.clone() + rest).mean();
@@ -1068,8 +1114,11 @@ impl<B: AutodiffBackend> Learner for SlapsLearner<'_, B> {
             DenoisingLoss::BinaryCrossEntropy => {
                 Some(Masked::binary(context.features, config.r, config.nr, generator)?)
             }
-            DenoisingLoss::MeanSquared => Some(Masked::uniform(context.features, config.r, generator)),
+            DenoisingLoss::MeanSquared | DenoisingLoss::SignCrossEntropy => {
+                Some(Masked::uniform(context.features, config.r, generator))
+            }
         };
+        let masked = masked.map(|masked| masked.with_noise(config.noise, generator));
         let graph = denoiser.graph_gen.generate(config, context, &mut tape)?.adjacency;
         let mut loss = Tensor::zeros([1], &targets.device());
         if let Some(masked) = &masked {

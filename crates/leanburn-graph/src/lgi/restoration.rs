@@ -2,7 +2,7 @@ use burn::{config::Config, tensor::backend::Backend};
 use leanburn_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::starvation::row_mask;
+use super::starvation::{Starvation, row_mask};
 use crate::{
     Csr, Features, Graph,
     knn::{Metric, Search},
@@ -18,7 +18,7 @@ pub enum Rows {
     All,
     /// All nodes without a label: the variant `U` of the official code.
     Unlabelled,
-    /// The 1-hop starved nodes alone: the variant `U` as the paper writes it.
+    /// The starved nodes alone: with one hop, the variant `U` as the paper writes it.
     Starved,
 }
 
@@ -60,6 +60,10 @@ pub struct RestorationConfig {
     /// Which nodes get connections. Default: `Rows::Unlabelled`
     #[config(default = "Rows::Unlabelled")]
     pub rows: Rows,
+    /// Within how many hops starved nodes have no labelled one, for `Rows::Starved`; models that learn their graph take 1.
+    /// Default: 1
+    #[config(default = 1)]
+    pub hops: usize,
     /// To how many labelled nodes each is tied (`klabel` in the official code). Default: 30
     #[config(default = 30)]
     pub tau: usize,
@@ -131,7 +135,8 @@ impl RestorationConfig {
         }
         let mask = mask(graph.nodes(), labelled);
         let fills = match self.rows {
-            Rows::Starved => row_mask(graph, &mask),
+            Rows::Starved if self.hops == 1 => row_mask(graph, &mask),
+            Rows::Starved => Starvation::new(graph, &mask, self.hops).starved.pop().expect("one a hop"),
             _ => self.filled(&mask, |_| true),
         };
         let metric = match self.weight {
@@ -197,11 +202,22 @@ impl RestorationConfig {
             let expected = format!("1 to {}, the number of labelled nodes", labelled.len());
             return Err(Error::setting("tau", expected, self.tau));
         }
+        if self.hops == 0 {
+            return Err(Error::setting("hops", "at least 1", 0));
+        }
         let (Strength::Alpha(strength) | Strength::Rho(strength)) = self.strength;
         if !(0.0..=f64::from(f32::MAX)).contains(&strength) {
             return Err(Error::setting("strength", "0 or a positive number in single precision", strength));
         }
         Ok(())
+    }
+
+    /// Checks the settings against the labelled nodes, for a model that learns its graph.
+    pub(crate) fn validate_learned(&self, nodes: usize, labelled: &[usize]) -> Result<()> {
+        if self.rows == Rows::Starved && self.hops != 1 {
+            return Err(Error::setting("hops", "1 for a graph that is learned", self.hops));
+        }
+        self.validate(nodes, labelled)
     }
 
     /// The factor of the restored weights.
