@@ -24,7 +24,7 @@
 //! # }
 //! ```
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
@@ -210,7 +210,7 @@ impl Layer {
 }
 
 /// Numbers of parameters and of operations.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
     /// Weights and biases of convolutions and linear layers.
     pub params: usize,

@@ -13,9 +13,13 @@
     doc = "| [`regularised`] | GReg and TPP, which push filters to zero while the network trains |"
 )]
 //! | [`schedules`] | learning rates of retraining, and how long pipelines may be compared |
+//! | [`comparison`] | records of runs, and whether they can be compared fairly |
+//! | [`latency`] | how long networks really take |
 //!
 //! A network can be pruned when its configuration is [`Prunable`].
 
+pub mod comparison;
+pub mod latency;
 mod numpy;
 pub mod orthogonality;
 mod prunable;

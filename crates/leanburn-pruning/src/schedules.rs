@@ -90,18 +90,6 @@ impl Stages {
             self.0.iter().filter(|(start, _)| *start > epoch).map(|(start, rate)| (start - epoch, *rate));
         Self::new(std::iter::once((0, self.rate(epoch))).chain(later).collect())
     }
-
-    /// The schedule by step.
-    ///
-    /// - steps: of an epoch
-    ///
-    /// # Errors
-    ///
-    /// When there is no epoch.
-    pub fn by_step(&self, epochs: usize, steps: usize) -> Result<Schedule> {
-        let rates = self.0.iter().map(|(start, rate)| (start * steps, *rate)).collect();
-        Schedule::new(self.0[0].1, epochs * steps, 0, Decay::Stages { rates })
-    }
 }
 
 impl FromStr for Stages {
@@ -144,6 +132,79 @@ impl From<Stages> for String {
     }
 }
 
+/// A learning rate by epoch, of either kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rates {
+    /// Stages.
+    Stages(Stages),
+    /// [`cosine`], from epoch 0 on.
+    Cosine {
+        /// The rate of the first epoch.
+        rate: f64,
+        /// Towards which it falls.
+        minimum: f64,
+    },
+}
+
+impl Rates {
+    /// The rate of each epoch.
+    pub fn by_epoch(&self, epochs: usize) -> Vec<f64> {
+        match self {
+            Self::Stages(stages) => (0..epochs).map(|epoch| stages.rate(epoch)).collect(),
+            Self::Cosine { rate, minimum } => cosine(epochs, *rate, *minimum, 0),
+        }
+    }
+
+    /// How many of `epochs` the first stage takes; all of them of a cosine, which has no stages.
+    pub fn first_stage(&self, epochs: usize) -> usize {
+        match self {
+            Self::Stages(stages) => stages.first_stage(epochs),
+            Self::Cosine { .. } => epochs,
+        }
+    }
+
+    /// The schedule by step.
+    ///
+    /// - steps: of an epoch
+    ///
+    /// # Errors
+    ///
+    /// When there is no epoch, or a rate is not positive.
+    pub fn by_step(&self, epochs: usize, steps: usize) -> Result<Schedule> {
+        let rates = self.by_epoch(epochs);
+        let first = *rates.first().ok_or_else(|| Error::setting("epochs", "at least 1", 0))?;
+        let rates = rates.into_iter().enumerate().map(|(epoch, rate)| (epoch * steps, rate)).collect();
+        Schedule::new(first, epochs * steps, 0, Decay::Stages { rates })
+    }
+}
+
+impl FromStr for Rates {
+    type Err = Error;
+
+    /// Stages as [`Stages`] has them, or `cosine:0.01:0.0001`, from one rate towards another.
+    fn from_str(text: &str) -> Result<Self> {
+        let Some(rates) = text.trim().strip_prefix("cosine:") else { return text.parse().map(Self::Stages) };
+        let bad = || Error::setting("schedule", "`cosine:rate:minimum`", format!("`{text}`"));
+        let (rate, minimum) = rates.split_once(':').ok_or_else(bad)?;
+        let number = |text: &str| text.trim().parse::<f64>().map_err(|_| bad());
+        let (rate, minimum) = (number(rate)?, number(minimum)?);
+        if !(rate.is_finite() && rate > 0.0 && (0.0..=rate).contains(&minimum)) {
+            return Err(bad());
+        }
+        Ok(Self::Cosine { rate, minimum })
+    }
+}
+
+impl fmt::Display for Rates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stages(stages) => stages.fmt(f),
+            Self::Cosine { rate, minimum } => write!(f, "cosine:{rate}:{minimum}"),
+        }
+    }
+}
+
 /// Half a cosine by epoch, from `rate` at epoch 0 towards `minimum`.
 ///
 /// - `first_epoch`: 0, or 1 as the published loop has it, which steps its scheduler before each epoch
@@ -173,6 +234,12 @@ mod tests {
         assert_eq!(stages.stages(), [(0, 0.01), (30, 0.001), (60, 1e-4)]);
         assert_eq!([0, 29, 30, 59, 200].map(|epoch| stages.rate(epoch)), [0.01, 0.01, 0.001, 0.001, 1e-4]);
         assert_eq!(stages.to_string().parse::<Stages>().unwrap(), stages);
+        let cosine: Rates = "cosine:0.01:1e-4".parse().unwrap();
+        assert_eq!(cosine.to_string().parse::<Rates>().unwrap(), cosine);
+        assert!((cosine.by_epoch(120)[60] - 0.00505).abs() < 1e-12);
+        for text in ["cosine:1", "cosine:0:0", "cosine:0.1:1", "0:x"] {
+            assert!(text.parse::<Rates>().is_err(), "{text}");
+        }
         for text in ["", "5:0.1", "0:0.1,0:0.2", "0:0.1,x", "0:-1", "0:nan"] {
             assert!(text.parse::<Stages>().is_err(), "{text}");
         }
@@ -198,7 +265,7 @@ mod tests {
         let rest = whole.from_epoch(15).unwrap();
         assert_eq!(rest, "0:1e-1,15:1e-2,45:1e-3,75:1e-4,90:1e-5".parse().unwrap());
         assert_eq!(whole.from_epoch(30).unwrap().first_stage(90), 30);
-        let steps = rest.by_step(105, 10).unwrap();
+        let steps = Rates::Stages(rest).by_step(105, 10).unwrap();
         assert_eq!([0, 149, 150, 1049].map(|step| steps.rate(step)), [1e-1, 1e-1, 1e-2, 1e-5]);
         // ResNet-34 at a ratio of 0.5.
         assert!((scratch_b(30, 90, 1.927_732) - 147.832).abs() < 1e-3);
