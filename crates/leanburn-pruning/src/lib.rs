@@ -10,7 +10,8 @@
 //! | [`reinit`], [`orthogonality`] | isometry recovered after pruning, or kept by penalties |
 #![cfg_attr(
     feature = "train",
-    doc = "| [`regularised`] | GReg and TPP, which push filters to zero while the network trains |"
+    doc = "| [`regularised`] | GReg and TPP, which push filters to zero while the network trains |
+| [`pipeline`] | whole jobs: train or load, prune, train again, and keep a record |"
 )]
 //! | [`schedules`] | learning rates of retraining, and how long pipelines may be compared |
 //! | [`comparison`] | records of runs, and whether they can be compared fairly |
@@ -22,6 +23,8 @@ pub mod comparison;
 pub mod latency;
 mod numpy;
 pub mod orthogonality;
+#[cfg(feature = "train")]
+pub mod pipeline;
 mod prunable;
 pub mod ratios;
 #[cfg(feature = "train")]

@@ -5,6 +5,17 @@
 
 use burn::tensor::{Tensor, TensorData, backend::Backend, module::conv2d, ops::ConvOptions};
 use leanburn_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+#[cfg(feature = "train")]
+use {
+    burn::{
+        module::{AutodiffModule, ModuleVisitor, Param},
+        optim::GradientsParams,
+        tensor::backend::AutodiffBackend,
+    },
+    leanburn_core::train::Hook,
+    leanburn_vision::{Classifier, train::Supervised},
+};
 
 /// The rows of a weight, `[out, in * ...]`.
 pub fn rows<B: Backend, const D: usize>(weight: Tensor<B, D>) -> Tensor<B, 2> {
@@ -82,7 +93,7 @@ pub fn shifts(kernel: usize, stride: usize) -> usize {
 /// What a penalty on a layer's rows wants of the filters that will go.
 ///
 /// With `G = M M^T` and `S` the set of filters that will go:
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
     /// `mean (G - T)^2` with `T` the products as they are, but 0 where a filter of `S` takes part: those filters come
@@ -153,6 +164,102 @@ pub fn column_products<B: Backend>(m: Tensor<B, 2>) -> Tensor<B, 2> {
 /// - original: the [`column_products`] of the other one
 pub fn column_drift<B: Backend>(m: Tensor<B, 2>, original: Tensor<B, 2>) -> Tensor<B, 1> {
     (column_products(m) - original).square().mean()
+}
+
+/// A penalty on orthogonality while a network trains, for comparison: as a [hook](leanburn_core::train::Hook) of the
+/// training of a base model ("KernOrth + L1") or of a pruned network ("L1 + KernOrth").
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Penalty {
+    /// The sum of all layers' [`kernel_orthogonality`].
+    Kernel {
+        /// Its weight; 0.1 as published.
+        weight: f64,
+    },
+    /// The sum of the [`convolution_orthogonality`] of all layers but the first; of linear layers and 1x1 kernels,
+    /// [`kernel_orthogonality`].
+    Convolution {
+        /// Its weight; 0.1 as published.
+        weight: f64,
+        /// The stride of the convolutions with themselves; 1 in the paper of OrthConv, 2 in the published code of TPP.
+        stride: usize,
+    },
+}
+
+/// Adds a [`Penalty`] to gradients.
+#[cfg(feature = "train")]
+impl<B, N> Hook<B, Supervised<B, N>> for Penalty
+where
+    B: AutodiffBackend,
+    N: Classifier<B> + AutodiffModule<B>,
+    N::InnerModule: Classifier<B::InnerBackend>,
+{
+    fn gradients(
+        &mut self,
+        _step: usize,
+        model: &Supervised<B, N>,
+        gradients: GradientsParams,
+    ) -> Result<GradientsParams> {
+        let mut add = AddPenalty { penalty: *self, gradients, first: true, failed: None };
+        model.network.visit(&mut add);
+        match add.failed {
+            Some(error) => Err(error),
+            None => Ok(add.gradients),
+        }
+    }
+}
+
+#[cfg(feature = "train")]
+struct AddPenalty {
+    penalty: Penalty,
+    gradients: GradientsParams,
+    /// Whether no layer has been visited.
+    first: bool,
+    failed: Option<Error>,
+}
+
+#[cfg(feature = "train")]
+impl AddPenalty {
+    /// The penalty on a weight.
+    fn of<B: Backend, const D: usize>(&self, weight: Tensor<B, D>) -> Result<Tensor<B, 1>> {
+        let dims = weight.dims();
+        let (Penalty::Kernel { weight: factor } | Penalty::Convolution { weight: factor, .. }) = self.penalty;
+        let penalty = match self.penalty {
+            Penalty::Convolution { stride, .. } if D == 4 && dims[2] > 1 => {
+                let padding = if stride == 2 { 1 } else { shifts(dims[2], stride) };
+                let weight = weight.reshape([dims[0], dims[1], dims[2], dims[3]]);
+                convolution_orthogonality(weight, stride, padding)?
+            }
+            _ => kernel_orthogonality(rows(weight)),
+        };
+        Ok(penalty * factor)
+    }
+}
+
+#[cfg(feature = "train")]
+impl<B: AutodiffBackend> ModuleVisitor<B> for AddPenalty {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        // Weights alone have two dimensions or more.
+        if D < 2 {
+            return;
+        }
+        let first = std::mem::replace(&mut self.first, false);
+        if first && matches!(self.penalty, Penalty::Convolution { .. }) {
+            return;
+        }
+        let Some(gradient) = self.gradients.remove::<B::InnerBackend, D>(param.id) else { return };
+        let weight = Tensor::<B, D>::from_inner(param.val().inner()).require_grad();
+        let added = self.of(weight.clone()).map(|penalty| weight.grad(&penalty.backward()));
+        let gradient = match added {
+            Ok(Some(added)) => gradient + added,
+            Ok(None) => gradient,
+            Err(error) => {
+                self.failed = Some(error);
+                gradient
+            }
+        };
+        self.gradients.register(param.id, gradient);
+    }
 }
 
 #[cfg(test)]

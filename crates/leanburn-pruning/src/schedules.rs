@@ -80,6 +80,16 @@ impl Stages {
         self.0.get(1).map_or(epochs, |(start, _)| epochs.min(*start))
     }
 
+    /// The schedule with each start moved by a factor, of a training that is as many times longer.
+    ///
+    /// # Errors
+    ///
+    /// When stages become shorter than an epoch.
+    pub fn stretched(&self, factor: f64) -> Result<Self> {
+        let start = |epoch: usize| (epoch as f64 * factor).round() as usize;
+        Self::new(self.0.iter().map(|(epoch, rate)| (start(*epoch), *rate)).collect())
+    }
+
     /// What is left of the schedule from an epoch on, as a schedule of its own: of a network pruned at that epoch.
     ///
     /// # Errors
@@ -167,15 +177,16 @@ impl Rates {
     /// The schedule by step.
     ///
     /// - steps: of an epoch
+    /// - `warm_up`: epochs in which the rate rises from 0
     ///
     /// # Errors
     ///
     /// When there is no epoch, or a rate is not positive.
-    pub fn by_step(&self, epochs: usize, steps: usize) -> Result<Schedule> {
+    pub fn by_step(&self, epochs: usize, steps: usize, warm_up: usize) -> Result<Schedule> {
         let rates = self.by_epoch(epochs);
         let first = *rates.first().ok_or_else(|| Error::setting("epochs", "at least 1", 0))?;
         let rates = rates.into_iter().enumerate().map(|(epoch, rate)| (epoch * steps, rate)).collect();
-        Schedule::new(first, epochs * steps, 0, Decay::Stages { rates })
+        Schedule::new(first, epochs * steps, warm_up * steps, Decay::Stages { rates })
     }
 }
 
@@ -264,8 +275,11 @@ mod tests {
         let whole: Stages = "0:1e-1,30:1e-2,60:1e-3,90:1e-4,105:1e-5".parse().unwrap();
         let rest = whole.from_epoch(15).unwrap();
         assert_eq!(rest, "0:1e-1,15:1e-2,45:1e-3,75:1e-4,90:1e-5".parse().unwrap());
+        let stretched: Stages = "0:1e-1,60:1e-2,120:1e-3,180:1e-4,210:1e-5".parse().unwrap();
+        assert_eq!(whole.stretched(2.0).unwrap(), stretched);
+        assert!(whole.stretched(0.01).is_err());
         assert_eq!(whole.from_epoch(30).unwrap().first_stage(90), 30);
-        let steps = Rates::Stages(rest).by_step(105, 10).unwrap();
+        let steps = Rates::Stages(rest).by_step(105, 10, 0).unwrap();
         assert_eq!([0, 149, 150, 1049].map(|step| steps.rate(step)), [1e-1, 1e-1, 1e-2, 1e-5]);
         // ResNet-34 at a ratio of 0.5.
         assert!((scratch_b(30, 90, 1.927_732) - 147.832).abs() < 1e-3);

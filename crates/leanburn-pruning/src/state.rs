@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write};
 
 use burn::{
     module::Module,
@@ -10,6 +10,7 @@ use leanburn_core::{
     checkpoint::{self, Checkpoint},
 };
 use leanburn_vision::Architecture;
+use sha2::{Digest, Sha256};
 
 /// A network's parameters and running statistics under their published names, in memory: what pruning looks at, and
 /// cuts. Gradients under the same names are a state, too.
@@ -50,6 +51,24 @@ impl State {
         let data = self.tensor(&format!("{}.weight", layer.name()))?;
         let columns = data.shape[1..].iter().product();
         Ok((data.iter::<f32>().collect(), columns))
+    }
+
+    /// A hash (SHA-256) of all names, shapes and values: equal states have equal hashes, on any machine.
+    pub fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, data) in &self.0 {
+            hash.update(name.as_bytes());
+            for size in data.shape.iter() {
+                hash.update((*size as u64).to_le_bytes());
+            }
+            for value in data.iter::<f32>() {
+                hash.update(value.to_le_bytes());
+            }
+        }
+        hash.finalize().iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// The mean absolute weight of each input channel of a layer.

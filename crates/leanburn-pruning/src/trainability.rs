@@ -12,6 +12,12 @@ use faer::Mat;
 use leanburn_core::{Error, Result, metrics::mean_std, parallel::on_own_threads, random::Generator};
 use leanburn_vision::Classifier;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "train")]
+use {
+    leanburn_core::train::{EpochReport, Hook},
+    leanburn_vision::train::Supervised,
+    std::sync::{Arc, Mutex, PoisonError},
+};
 
 /// How batch norm computes while the Jacobian is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +193,67 @@ fn pull_back<B: AutodiffBackend, N: Classifier<B>>(
     let images = images.detach().require_grad();
     let gradients = function(network.forward(images.clone())).backward();
     images.grad(&gradients).unwrap_or_else(|| Tensor::zeros(images.dims(), &images.device()))
+}
+
+/// Measures singular values while a network trains, after each `every` epochs. A
+/// [hook](leanburn_core::train::Hook); its clones share what was measured.
+#[cfg(feature = "train")]
+#[derive(Debug, Clone)]
+pub struct Curve<B: AutodiffBackend> {
+    images: Tensor<B, 4>,
+    mode: Mode,
+    every: usize,
+    measured: Arc<Mutex<Vec<(usize, Summary)>>>,
+}
+
+#[cfg(feature = "train")]
+impl<B: AutodiffBackend> Curve<B> {
+    /// - images: `[batch, channels, height, width]`, on a device that records gradients
+    /// - every: how many epochs lie between
+    ///
+    /// # Errors
+    ///
+    /// When `every` is 0, or the device does not record gradients.
+    pub fn new(images: Tensor<B, 4>, mode: Mode, every: usize) -> Result<Self> {
+        leanburn_core::train::check_records_gradients::<B>(&images.device())?;
+        if every == 0 {
+            return Err(Error::setting("every", "at least 1", 0));
+        }
+        Ok(Self { images, mode, every, measured: Arc::default() })
+    }
+
+    /// What was measured, with the epochs, which are counted from 1.
+    pub fn measured(&self) -> Vec<(usize, Summary)> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(feature = "train")]
+impl<B, N> Hook<B, Supervised<B, N>> for Curve<B>
+where
+    B: AutodiffBackend,
+    N: Classifier<B> + AutodiffModule<B>,
+    N::InnerModule: Classifier<B::InnerBackend>,
+{
+    fn epoch_ended(&mut self, report: &EpochReport, model: &Supervised<B, N>) -> Result<()> {
+        if report.epoch.is_multiple_of(self.every) {
+            let values = SingularValues::measure(&model.network, self.images.clone(), self.mode)?;
+            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            measured.push((report.epoch, values.summary()));
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::to_value(self.measured()).expect("numbers are JSON")
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<()> {
+        let measured = serde_json::from_value(state)
+            .map_err(|error| Error::data("state of a curve of singular values", "what it saved", error))?;
+        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = measured;
+        Ok(())
+    }
 }
 
 /// The mean accuracy over the first stage of a learning-rate schedule: how fast a network learns again ("trainability

@@ -7,6 +7,20 @@ use leanburn_core::{
     Error, Result,
     architecture::{Graph, Layer},
 };
+use serde::{Deserialize, Serialize};
+#[cfg(feature = "train")]
+use {
+    burn::{
+        module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param, ParamId},
+        tensor::{
+            Tensor, TensorPrimitive,
+            backend::{AutodiffBackend, Backend},
+        },
+    },
+    leanburn_core::train::{Hook, parameter_paths},
+    leanburn_vision::{Architecture, Classifier, train::Supervised},
+    std::collections::HashMap,
+};
 
 use crate::{
     Ratios, State,
@@ -21,7 +35,7 @@ pub struct WeightMasks {
 }
 
 /// How single weights are selected: those of the smallest absolute values go.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeightSelection {
     /// Among which is picked: those of one layer, or of all whose ratio is above 0.
     pub scope: Scope,
@@ -125,6 +139,104 @@ impl WeightMasks {
             state.set(name, masked);
         }
         Ok(state)
+    }
+}
+
+/// Sets weights to zero after each step of a training: the hook of [`WeightMasks::hook`].
+#[cfg(feature = "train")]
+pub struct MaskHook<B: Backend> {
+    /// By parameter, 1 for each weight that stays, in the parameter's own layout.
+    masks: HashMap<ParamId, TensorPrimitive<B>>,
+}
+
+#[cfg(feature = "train")]
+impl WeightMasks {
+    /// The masks for a training of a network, whose optimiser would move the weights that are gone: gradients are not
+    /// masked, as in the published code, so its momentum keeps them.
+    ///
+    /// # Errors
+    ///
+    /// When the masks are of another network.
+    pub fn hook<A: Architecture, B: AutodiffBackend>(
+        &self,
+        config: &A,
+        network: &A::Network<B>,
+    ) -> Result<MaskHook<B::InnerBackend>> {
+        struct Make<'a, I: Backend> {
+            by_id: HashMap<ParamId, &'a [bool]>,
+            masks: HashMap<ParamId, TensorPrimitive<I>>,
+            found: Result<()>,
+        }
+        impl<B: AutodiffBackend> ModuleVisitor<B> for Make<'_, B::InnerBackend> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+                let Some(mask) = self.by_id.get(&param.id) else { return };
+                let weight = param.val().inner();
+                let dims = weight.dims();
+                if mask.len() != dims.iter().product::<usize>() {
+                    self.found = Err(Error::data("mask", format!("{dims:?} weights"), mask.len()));
+                    return;
+                }
+                let ones: Vec<f32> = mask.iter().map(|stays| f32::from(u8::from(*stays))).collect();
+                let mask = if D == 2 {
+                    // Burn's linear weights have a column for each output, PyTorch's a row.
+                    let data = TensorData::new(ones, [dims[1], dims[0]]);
+                    let rows = Tensor::<B::InnerBackend, 2>::from_data(data, &weight.device());
+                    rows.transpose().reshape(dims)
+                } else {
+                    Tensor::<B::InnerBackend, D>::from_data(TensorData::new(ones, dims), &weight.device())
+                };
+                self.masks.insert(param.id, mask.into_primitive());
+            }
+        }
+        let mut by_id = HashMap::new();
+        for (path, id) in parameter_paths::<B, _>(network) {
+            let name = config.published_name(&path);
+            if let Some(mask) = name.strip_suffix(".weight").and_then(|layer| self.layers.get(layer)) {
+                by_id.insert(id, mask.as_slice());
+            }
+        }
+        if by_id.len() != self.layers.len() {
+            return Err(Error::data("network", format!("{} masked layers", self.layers.len()), by_id.len()));
+        }
+        let mut make = Make { by_id, masks: HashMap::new(), found: Ok(()) };
+        network.visit(&mut make);
+        make.found?;
+        Ok(MaskHook { masks: make.masks })
+    }
+}
+
+#[cfg(feature = "train")]
+impl<B: Backend> MaskHook<B> {
+    /// The network with the weights that are gone set to zero.
+    fn masked<T: AutodiffBackend<InnerBackend = B>, N: AutodiffModule<T>>(&self, network: N) -> N {
+        struct Apply<'a, I: Backend>(&'a HashMap<ParamId, TensorPrimitive<I>>);
+        impl<T: AutodiffBackend> ModuleMapper<T> for Apply<'_, T::InnerBackend> {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<T, D>>) -> Param<Tensor<T, D>> {
+                let Some(mask) = self.0.get(&param.id) else { return param };
+                let (id, tensor, mapper) = param.consume();
+                let requires_gradient = tensor.is_require_grad();
+                let mask = Tensor::from_primitive(mask.clone());
+                let mut tensor = Tensor::from_inner(tensor.inner() * mask);
+                if requires_gradient {
+                    tensor = tensor.require_grad();
+                }
+                Param::from_mapped_value(id, tensor, mapper)
+            }
+        }
+        network.map(&mut Apply(&self.masks))
+    }
+}
+
+#[cfg(feature = "train")]
+impl<B, N> Hook<B, Supervised<B, N>> for MaskHook<B::InnerBackend>
+where
+    B: AutodiffBackend,
+    N: Classifier<B> + AutodiffModule<B>,
+    N::InnerModule: Classifier<B::InnerBackend>,
+{
+    fn stepped(&mut self, _step: usize, mut model: Supervised<B, N>) -> Result<Supervised<B, N>> {
+        model.network = self.masked::<B, N>(model.network);
+        Ok(model)
     }
 }
 

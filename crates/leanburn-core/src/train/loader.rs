@@ -42,6 +42,18 @@ pub trait Dataset: Send + Sync + 'static {
     fn get(&self, index: usize, generator: &mut Generator) -> Result<Self::Item>;
 }
 
+impl<D: Dataset> Dataset for Arc<D> {
+    type Item = D::Item;
+
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn get(&self, index: usize, generator: &mut Generator) -> Result<D::Item> {
+        (**self).get(index, generator)
+    }
+}
+
 /// A batch.
 #[derive(Debug, Clone)]
 pub struct Batch<T> {

@@ -416,6 +416,7 @@ fn agreement(item: Item, a: &Record, b: &Record, setup: &Setup) -> Agreement {
         Item::RetrainingOther => {
             let (a, b) = (&a.retraining, &b.retraining);
             all([
+                agree(a.warm_up, b.warm_up),
                 agree(a.optimizer.as_ref(), b.optimizer.as_ref()),
                 agree(a.momentum, b.momentum),
                 agree(a.weight_decay, b.weight_decay),
@@ -457,6 +458,7 @@ mod tests {
         TrainingRecord {
             epochs: Some(epochs),
             rates: Some(rates.parse::<Rates>().unwrap()),
+            warm_up: Some(0),
             optimizer: Some("SGD".to_owned()),
             momentum: Some(0.9),
             weight_decay: Some(5e-4),

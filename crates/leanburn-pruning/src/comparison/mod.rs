@@ -3,7 +3,7 @@
 //! A method's advantage must come from its pruning, not from the network it began with or from its retraining. Each run is
 //! a [`Record`]; [`compare`] says what two of them have in common, up to which [`Level`] of the paper's ladder, and
 //! which [`Flag`]s speak against the comparison; a [`Table`] does so for all runs, and a [`CrossValidation`] tells a
-//! method from its retraining. Records are JSON, written by a pipeline or typed in from
+//! method from its retraining. Records are JSON, written by a pipeline (feature `train`) or typed in from
 //! papers; [`published::retraining_details`] has some.
 
 mod cross_validation;

@@ -105,6 +105,8 @@ pub struct PruningRecord {
     pub criterion: Option<String>,
     /// The method's own epochs, between the training of the base model and the removal; 0 of one-shot methods.
     pub epochs: Option<f64>,
+    /// Their computation, in epochs of the dense network; as many as they are, where it is not told.
+    pub computation: Option<f64>,
     /// Their learning rate; `none` of one-shot methods.
     pub rates: Option<String>,
     /// In how many rounds of pruning and retraining.
@@ -121,6 +123,8 @@ pub struct TrainingRecord {
     pub epochs: Option<usize>,
     /// The learning rate by epoch.
     pub rates: Option<Rates>,
+    /// Epochs in which the rate rises from 0.
+    pub warm_up: Option<usize>,
     /// The optimiser.
     pub optimizer: Option<String>,
     /// Its momentum.
@@ -232,6 +236,7 @@ impl Record {
         if self.is_scratch() {
             return Some(small);
         }
-        Some(self.base.training.epochs? as f64 + self.pruning.epochs? + small)
+        let pruning = self.pruning.computation.or(self.pruning.epochs)?;
+        Some(self.base.training.epochs? as f64 + pruning + small)
     }
 }

@@ -1,0 +1,133 @@
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Selection,
+    regularised::{GregConfig, TppConfig},
+    reinit::{Activation, Reinit},
+    unstructured::WeightSelection,
+};
+
+/// How many epochs a small network is trained from scratch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScratchEpochs {
+    /// Those of the base model.
+    Base,
+    /// Those of the base model and of the retraining together (Scratch-E): the base recipe, stretched.
+    Equal,
+    /// As many as cost what the pipeline costs (Scratch-B): the base recipe, stretched.
+    Budget,
+}
+
+/// What removes filters or weights.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pruner {
+    /// Filters, at once, by a selection: L1, random and so on.
+    Filters(Selection),
+    /// Single weights, at once. The network stays as large, with a mask that retraining keeps.
+    Weights(WeightSelection),
+    /// Growing regularisation.
+    Greg {
+        /// Its settings.
+        config: GregConfig,
+        /// Of the filters that go.
+        selection: Selection,
+        /// The learning rate while the penalty grows; 0.001 as published.
+        rate: f64,
+    },
+    /// Trainability preserving pruning.
+    Tpp {
+        /// Its settings.
+        config: TppConfig,
+        /// Of the filters that go.
+        selection: Selection,
+        /// The learning rate while the penalty grows; 0.001 as published.
+        rate: f64,
+    },
+    /// Nothing: a small network with new weights is trained instead. Its widths are those that a selection leaves.
+    Scratch(ScratchEpochs),
+}
+
+/// A pruning method, as a comparison names it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Method {
+    /// What tables call it.
+    pub name: String,
+    /// What removes filters or weights.
+    pub pruner: Pruner,
+    /// How the remaining weights are made anew, for which activation.
+    #[serde(default)]
+    pub reinit: Option<(Reinit, Activation)>,
+    /// In how many rounds of pruning and retraining; each leaves the same part of what the round before has left.
+    #[serde(default = "one")]
+    pub rounds: usize,
+    /// After each round, the remaining weights go back to what they were after as many epochs of the base model's
+    /// training (Frankle et al., 2020); 0 is the initial weights, as of a lottery ticket.
+    #[serde(default)]
+    pub rewind: Option<usize>,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Method {
+    /// In one round, without reinitialisation.
+    pub fn new(name: &str, pruner: Pruner) -> Self {
+        Self { name: name.to_owned(), pruner, reinit: None, rounds: 1, rewind: None }
+    }
+
+    /// L1 pruning.
+    pub fn l1() -> Self {
+        Self::new("L1", Pruner::Filters(Selection::new().with_at_most(Some(0.995))))
+    }
+
+    /// L1 pruning and the recovery of isometry.
+    ///
+    /// - activation: the network's
+    pub fn orth_p(activation: Activation) -> Self {
+        Self { name: "L1 + OrthP".to_owned(), reinit: Some((Reinit::OrthP, activation)), ..Self::l1() }
+    }
+
+    /// With another number of rounds.
+    #[must_use]
+    pub fn with_rounds(mut self, rounds: usize) -> Self {
+        self.rounds = rounds;
+        self
+    }
+
+    /// With weights that go back, see [`rewind`](Self::rewind).
+    #[must_use]
+    pub fn with_rewind(mut self, epoch: usize) -> Self {
+        self.rewind = Some(epoch);
+        self
+    }
+
+    /// Wildcards of layers that stay.
+    pub(super) fn skip(&self) -> &[String] {
+        match &self.pruner {
+            Pruner::Weights(selection) => &selection.skip,
+            Pruner::Filters(selection) | Pruner::Greg { selection, .. } | Pruner::Tpp { selection, .. } => {
+                &selection.skip
+            }
+            Pruner::Scratch(_) => &[],
+        }
+    }
+
+    /// By what it selects, in words.
+    pub(super) fn criterion(&self) -> String {
+        let pruner = match &self.pruner {
+            Pruner::Weights(selection) => format!("magnitude, {:?}", selection.scope),
+            Pruner::Filters(selection) | Pruner::Greg { selection, .. } | Pruner::Tpp { selection, .. } => {
+                format!("{:?}, {:?}", selection.criterion, selection.pick)
+            }
+            Pruner::Scratch(_) => "none".to_owned(),
+        };
+        match &self.reinit {
+            Some((reinit, _)) => format!("{pruner}, then {reinit:?}"),
+            None => pruner,
+        }
+    }
+}

@@ -1,0 +1,601 @@
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use burn::{
+    module::AutodiffModule,
+    optim::Sgd,
+    tensor::backend::{AutodiffBackend, Backend, DeviceOps},
+    train::metric::{AccuracyMetric, LossMetric},
+};
+use leanburn_core::{
+    Error, Result,
+    architecture::{Graph, Layer},
+    metrics,
+    random::{Generator, streams},
+    report,
+    schedule::{Decay, Schedule},
+    train::{Batches, Dataset, Hook, ParameterGroups, Training, TrainingConfig},
+};
+use leanburn_vision::{
+    Classifier,
+    train::{Supervised, image_loader},
+    transform::Sample,
+};
+
+use super::{
+    ImageSets, Method, Pruner, Recipe, ScratchEpochs,
+    hooks::{Follow, Keep, Tell, gradients},
+};
+use crate::{
+    Prunable, Ratios, Selection, State,
+    comparison::{Accuracies, BaseRecord, Granularity, PruningRecord, Record, Scratch, TrainingRecord},
+    latency::Latency,
+    schedules::scratch_b,
+    selection::{Criterion, removals},
+    surgery,
+    trainability::{Mode, SingularValues},
+    unstructured::WeightMasks,
+};
+
+/// What the runs of a comparison have in common.
+#[derive(Debug)]
+pub struct Pipeline<A, D> {
+    /// What records call the dense network.
+    pub name: String,
+    /// The dense network.
+    pub architecture: A,
+    /// Training and test images.
+    pub data: ImageSets<D>,
+    /// How much of each layer goes.
+    pub ratios: Ratios,
+    /// How base models, and small networks from scratch, are trained.
+    pub base: Recipe,
+    /// How pruned networks are trained again.
+    pub retraining: Recipe,
+    /// Of how many test images singular values are measured; of none with 0.
+    pub jsv_images: usize,
+    /// For which batch latency is measured: 10 passes, and 50 that count; not at all with 0.
+    pub latency_batch: usize,
+    /// Where trainings keep checkpoints, from which a run that was interrupted goes on.
+    pub checkpoints: Option<PathBuf>,
+}
+
+/// A network before pruning.
+#[derive(Debug, Clone)]
+pub struct Base {
+    /// Its weights.
+    pub state: State,
+    /// What a record says of it.
+    pub record: BaseRecord,
+    /// Its test accuracy after each epoch, in percent; of a loaded one, none.
+    pub accuracies: Vec<f64>,
+    /// Its weights after some epochs of its training, for methods that go back to them.
+    pub snapshots: BTreeMap<usize, State>,
+}
+
+/// What a run leaves.
+#[derive(Debug, Clone)]
+pub struct Outcome<A> {
+    /// What is known of it.
+    pub record: Record,
+    /// The configuration of the network, which is smaller where filters went.
+    pub config: A,
+    /// Its weights.
+    pub state: State,
+    /// Which weights stayed, where single ones went.
+    pub masks: Option<WeightMasks>,
+}
+
+impl<A: Prunable> Outcome<A> {
+    /// Writes `config.json`, `weights.safetensors` and `record.json` into a folder, which is made.
+    ///
+    /// # Errors
+    ///
+    /// When one of them exists or cannot be written.
+    pub fn save<B: Backend>(&self, folder: impl AsRef<Path>, device: &B::Device) -> Result<()> {
+        let folder = folder.as_ref();
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        report::write_json(folder.join("config.json"), &self.config)?;
+        let network = self.state.network::<A, B>(&self.config, device)?;
+        self.config.save(&network, folder.join("weights.safetensors"))?;
+        report::write_json(folder.join("record.json"), &self.record)
+    }
+}
+
+/// A training of a network, before it runs.
+type Run<A, B> = Training<
+    B,
+    Supervised<B, <A as leanburn_vision::Architecture>::Network<B>>,
+    Sgd<<B as AutodiffBackend>::InnerBackend>,
+>;
+
+/// Told of each epoch, counted from 1, with its test accuracy in percent.
+type Progress = Arc<dyn Fn(usize, f64) + Send + Sync>;
+
+/// A run of a method.
+struct Job<'a, B: Backend> {
+    base: &'a Base,
+    method: &'a Method,
+    seed: u64,
+    /// Height and width of the images.
+    size: [usize; 2],
+    progress: Progress,
+    device: &'a B::Device,
+}
+
+impl<B: Backend> Job<'_, B> {
+    /// A state whose weights were made anew, if the method says so.
+    fn renewed(&self, graph: &Graph, state: State) -> Result<State> {
+        match &self.method.reinit {
+            Some((reinit, activation)) => {
+                let mut generator = Generator::stream(self.seed, streams::INITIAL_WEIGHTS);
+                reinit.apply::<B>(graph, state, *activation, &mut generator, self.device)
+            }
+            None => Ok(state),
+        }
+    }
+}
+
+/// How a training runs.
+struct Plan<'a> {
+    recipe: &'a Recipe,
+    seed: u64,
+    /// Of its checkpoints, where they are kept.
+    path: String,
+}
+
+/// A network on its way through a pipeline.
+#[derive(Clone)]
+struct Stage<A> {
+    config: A,
+    state: State,
+    masks: Option<WeightMasks>,
+    /// Its weights at an earlier epoch, to which it goes back.
+    early: Option<State>,
+}
+
+/// What a training gave.
+struct Trained {
+    state: State,
+    accuracies: Vec<f64>,
+    /// Epochs, with parts of one.
+    epochs: f64,
+}
+
+impl<A, D> Pipeline<A, D>
+where
+    A: Prunable + 'static,
+    D: Dataset<Item = (Sample, usize)>,
+{
+    /// Trains a base model.
+    ///
+    /// - rewinds: the epochs after which its weights are kept; 0 for the initial ones
+    /// - progress: is told each epoch, counted from 1, with its test accuracy in percent
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, a sample cannot be read, or training diverges.
+    pub fn train_base<B>(
+        &self,
+        seed: u64,
+        rewinds: &[usize],
+        device: &B::Device,
+        progress: impl Fn(usize, f64) + Send + Sync + 'static,
+    ) -> Result<Base>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        let mut generator = Generator::stream(seed, streams::INITIAL_WEIGHTS);
+        let network = self.architecture.init::<B>(&mut generator, device)?;
+        let snapshots = Arc::new(Mutex::new(BTreeMap::new()));
+        if rewinds.contains(&0) {
+            let state = State::of::<A, B>(&self.architecture, &network)?;
+            snapshots.lock().unwrap_or_else(PoisonError::into_inner).insert(0, state);
+        }
+        let keep =
+            Keep { config: self.architecture.clone(), epochs: rewinds.to_vec(), states: snapshots.clone() };
+        let training = self.training::<B>(&self.base, Arc::new(progress))?.with_hook(keep);
+        let plan = Plan { recipe: &self.base, seed, path: format!("base-{seed}") };
+        let trained = self.train::<B>(training, &self.architecture, network, plan, device)?;
+        let snapshots = std::mem::take(&mut *snapshots.lock().unwrap_or_else(PoisonError::into_inner));
+        let record = BaseRecord {
+            hash: Some(trained.state.hash()),
+            accuracy: trained.accuracies.last().copied(),
+            training: self.base.record(&self.data.augmentation),
+        };
+        Ok(Base { state: trained.state, record, accuracies: trained.accuracies, snapshots })
+    }
+
+    /// A base model that is there already.
+    ///
+    /// - training: how it was trained, as far as it is known
+    ///
+    /// # Errors
+    ///
+    /// When it does not fit the architecture, or a test sample cannot be read.
+    pub fn loaded_base<B: Backend>(
+        &self,
+        state: State,
+        training: TrainingRecord,
+        device: &B::Device,
+    ) -> Result<Base> {
+        let accuracy = self.evaluate::<B>(&self.architecture, &state, device)?;
+        let record = BaseRecord { hash: Some(state.hash()), accuracy: Some(accuracy), training };
+        Ok(Base { state, record, accuracies: Vec::new(), snapshots: BTreeMap::new() })
+    }
+
+    /// The accuracy of a network on the test images, in percent.
+    ///
+    /// # Errors
+    ///
+    /// When the state is of another network, or a sample cannot be read.
+    pub fn evaluate<B: Backend>(&self, config: &A, state: &State, device: &B::Device) -> Result<f64> {
+        let network = state.network::<A, B>(config, device)?.fuse();
+        let (mut logits, mut labels) = (Vec::new(), Vec::new());
+        for batch in image_loader::<B, _>(self.data.test.clone(), TEST_BATCH, device)?.epoch(0, 0) {
+            let batch = batch?.value;
+            logits.extend(network.forward(batch.images).into_data().iter::<f32>());
+            labels.extend(batch.labels.into_data().iter::<i64>());
+        }
+        Ok(100.0 * metrics::accuracy(&logits, &labels)?)
+    }
+
+    /// Prunes a base model by a method and trains it again, or trains a small network from scratch.
+    ///
+    /// - progress: is told each epoch of the last training, counted from 1, with its test accuracy in percent
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, the base model lacks what the method goes back to, a layer would be empty, a
+    /// sample cannot be read, or training diverges.
+    pub fn run<B>(
+        &self,
+        base: &Base,
+        method: &Method,
+        seed: u64,
+        device: &B::Device,
+        progress: impl Fn(usize, f64) + Send + Sync + 'static,
+    ) -> Result<Outcome<A>>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        let [channels, height, width] = self.data.shape()?;
+        let job = Job { base, method, seed, size: [height, width], progress: Arc::new(progress), device };
+        let mut record = Record {
+            name: method.name.clone(),
+            seed: Some(seed),
+            data: self.data.description.clone(),
+            architecture: Some(self.name.clone()),
+            dense: Some(self.architecture.graph(job.size)?.cost()),
+            hardware: Some(format!("{device:?}")),
+            ..Record::default()
+        };
+        let (stage, trained) = if let Pruner::Scratch(epochs) = method.pruner {
+            self.scratch::<B>(&job, epochs, &mut record)?
+        } else {
+            self.prune_and_retrain::<B>(&job, &mut record)?
+        };
+        record.pruned = Some(stage.config.graph(job.size)?.cost());
+        record.sparsity = stage.masks.as_ref().map(WeightMasks::sparsity);
+        record.mean_jsv[2] = self.mean_jsv::<B>(&stage.config, &trained.state, device)?;
+        record.accuracy.last = trained.accuracies.last().copied();
+        record.accuracy.best = trained.accuracies.iter().copied().reduce(f64::max);
+        record.accuracy.by_epoch = trained.accuracies;
+        if self.latency_batch > 0 {
+            let inner = device.inner();
+            let shape = [self.latency_batch, channels, height, width];
+            let large = base.state.network::<A, B::InnerBackend>(&self.architecture, inner)?;
+            let small = trained.state.network::<A, B::InnerBackend>(&stage.config, inner)?;
+            let times =
+                Latency::measure_all::<B::InnerBackend, _>(&[&large, &small], shape, [10, 50], inner)?;
+            (record.dense_latency, record.latency) = (Some(times[0]), Some(times[1]));
+        }
+        let Stage { config, masks, .. } = stage;
+        Ok(Outcome { record, config, state: trained.state, masks })
+    }
+
+    fn scratch<B>(
+        &self,
+        job: &Job<'_, B>,
+        epochs: ScratchEpochs,
+        record: &mut Record,
+    ) -> Result<(Stage<A>, Trained)>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        let graph = self.architecture.graph(job.size)?;
+        // Of which filters a layer is made does not matter, but of how many.
+        let selection = Selection::new().with_at_most(Some(0.995));
+        let kept = selection.select(&graph, &job.base.state, None, &self.ratios)?;
+        let config = self.architecture.pruned(&kept)?;
+        let (first, second) = (self.base.epochs, self.retraining.epochs);
+        let recipe = self.base.stretched(match epochs {
+            ScratchEpochs::Base => first,
+            ScratchEpochs::Equal => first + second,
+            ScratchEpochs::Budget => {
+                let speedup = graph.cost().macs as f64 / config.graph(job.size)?.cost().macs as f64;
+                scratch_b(first, second, speedup).round() as usize
+            }
+        })?;
+        let mut generator = Generator::stream(job.seed, streams::INITIAL_WEIGHTS);
+        let network = config.init::<B>(&mut generator, job.device)?;
+        let state = State::of::<A, B>(&config, &network)?;
+        record.pruning = PruningRecord {
+            granularity: Some(Granularity::Filter),
+            ratios: Some(by_name(&graph, self.ratios.resolve(&graph, &selection.skip)?)),
+            criterion: Some(job.method.criterion()),
+            scratch: Some(Scratch::SmallDense),
+            ..PruningRecord::default()
+        };
+        record.retraining = recipe.record(&self.data.augmentation);
+        let training = self.training::<B>(&recipe, job.progress.clone())?;
+        let path = format!("{}-{}", job.method.name, job.seed);
+        let plan = Plan { recipe: &recipe, seed: job.seed, path };
+        let trained = self.train::<B>(training, &config, network, plan, job.device)?;
+        Ok((Stage { config, state, masks: None, early: None }, trained))
+    }
+
+    fn prune_and_retrain<B>(&self, job: &Job<'_, B>, record: &mut Record) -> Result<(Stage<A>, Trained)>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        let Job { base, method, seed, device, .. } = *job;
+        let early = match method.rewind {
+            Some(epoch) => Some(base.snapshots.get(&epoch).cloned().ok_or_else(|| {
+                let kept = base.snapshots.keys().map(usize::to_string).collect::<Vec<_>>().join(", ");
+                Error::setting("rewind", format!("an epoch whose weights were kept ({kept})"), epoch)
+            })?),
+            None => None,
+        };
+        if method.rounds == 0 {
+            return Err(Error::setting("rounds", "at least 1", 0));
+        }
+        let dense = self.architecture.graph(job.size)?;
+        let (ratios, granularity) = match &method.pruner {
+            Pruner::Weights(selection) => {
+                (self.ratios.resolve_weights(&dense, &selection.skip)?, Granularity::Weight)
+            }
+            _ => (self.ratios.resolve(&dense, method.skip())?, Granularity::Filter),
+        };
+        record.base = base.record.clone();
+        record.retraining = self.retraining.record(&self.data.augmentation);
+        record.mean_jsv[0] = self.mean_jsv::<B>(&self.architecture, &base.state, device)?;
+        let mut current =
+            Stage { config: self.architecture.clone(), state: base.state.clone(), masks: None, early };
+        let mut trained = Trained { state: base.state.clone(), accuracies: Vec::new(), epochs: 0.0 };
+        let (mut epochs, mut computation) = (0.0, 0.0);
+        for round in 1..=method.rounds {
+            let share = current.config.graph(job.size)?.cost().macs as f64 / dense.cost().macs as f64;
+            let path = format!("{}-{seed}/round-{round}", method.name);
+            current.state = trained.state;
+            let (next, growth) = self.prune::<B>(job, current, &ratios, round, &path)?;
+            // The retraining of the rounds before is part of the pruning.
+            epochs += trained.epochs + growth;
+            computation += (trained.epochs + growth) * share;
+            current = next;
+            record.mean_jsv[1] = self.mean_jsv::<B>(&current.config, &current.state, device)?;
+            let after = self.evaluate::<B::InnerBackend>(&current.config, &current.state, device.inner())?;
+            record.accuracy = Accuracies { after_pruning: Some(after), ..Accuracies::default() };
+            let seed = seed.wrapping_add((round as u64) << 32);
+            let network = current.state.network::<A, B>(&current.config, device)?;
+            let mut training = self.training::<B>(&self.retraining, job.progress.clone())?;
+            if let Some(masks) = &current.masks {
+                training = training.with_hook(masks.hook::<A, B>(&current.config, &network)?);
+            }
+            let plan = Plan { recipe: &self.retraining, seed, path: format!("{path}/retraining") };
+            trained = self.train::<B>(training, &current.config, network, plan, device)?;
+        }
+        record.pruning = PruningRecord {
+            granularity: Some(granularity),
+            ratios: Some(by_name(&dense, ratios)),
+            criterion: Some(method.criterion()),
+            epochs: Some(epochs),
+            computation: Some(computation),
+            rates: Some(match &method.pruner {
+                Pruner::Greg { rate, .. } | Pruner::Tpp { rate, .. } => rate.to_string(),
+                _ if method.rounds > 1 => self.retraining.rates.to_string(),
+                _ => "none".to_owned(),
+            }),
+            rounds: Some(method.rounds),
+            scratch: None,
+        };
+        Ok((current, trained))
+    }
+
+    /// A round's pruning, with the epochs that the method itself took.
+    ///
+    /// - ratios: of the dense network's layers, after the last round
+    fn prune<B>(
+        &self,
+        job: &Job<'_, B>,
+        current: Stage<A>,
+        ratios: &[f64],
+        round: usize,
+        path: &str,
+    ) -> Result<(Stage<A>, f64)>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        let Stage { config, mut state, early, .. } = current;
+        let Job { method, size, device, .. } = *job;
+        let graph = config.graph(size)?;
+        // After this round: each round leaves the same part of what was there.
+        let part = round as f64 / method.rounds as f64;
+        let until = |ratio: f64| if round == method.rounds { ratio } else { 1.0 - (1.0 - ratio).powf(part) };
+        if let Pruner::Weights(selection) = &method.pruner {
+            let ratios = Ratios::Layers(ratios.iter().map(|ratio| until(*ratio)).collect());
+            let masks = selection.select(&graph, &state, &ratios)?;
+            state = masks.apply(early.clone().unwrap_or(state))?;
+            state = job.renewed(&graph, state)?;
+            // Weights that were drawn anew are none that are gone.
+            state = masks.apply(state)?;
+            return Ok((Stage { config, state, masks: Some(masks), early }, 0.0));
+        }
+        let dense = self.architecture.graph(size)?;
+        let of_layer = |((before, now), ratio): ((&Layer, &Layer), &f64)| {
+            let (whole, left) = (before.outputs().len(), now.outputs().len());
+            let goes = left.saturating_sub(whole - removals(until(*ratio), whole, whole));
+            // Half a filter less: what is meant must not be rounded up to one more.
+            if goes == 0 { 0.0 } else { (goes as f64 - 0.5) / left as f64 }
+        };
+        let ratios =
+            Ratios::Layers(dense.learnable().zip(graph.learnable()).zip(ratios).map(of_layer).collect());
+        let mut growth = 0.0;
+        let kept = match &method.pruner {
+            Pruner::Filters(selection) => {
+                let gradients = match selection.criterion {
+                    Criterion::Gradient | Criterion::Taylor => {
+                        let network = state.network::<A, B>(&config, device)?;
+                        let train = image_loader::<B, _>(
+                            self.data.train.clone(),
+                            self.retraining.batch_size,
+                            device,
+                        )?;
+                        Some(gradients::<A, B>(&config, network, train.epoch(0, 0))?)
+                    }
+                    _ => None,
+                };
+                selection.select(&graph, &state, gradients.as_ref(), &ratios)?
+            }
+            Pruner::Greg { config: greg, selection, rate } => {
+                let network = state.network::<A, B>(&config, device)?;
+                let hook = greg.init::<A, B>(&config, &network, size, &ratios, selection)?;
+                let (greg, grown) = self.grow::<B, _>(job, hook, &config, network, *rate, path)?;
+                (state, growth) = (grown.state, grown.epochs);
+                greg.with(|greg| greg.kept(&graph))?
+            }
+            Pruner::Tpp { config: tpp, selection, rate } => {
+                let network = state.network::<A, B>(&config, device)?;
+                let hook = tpp.init::<A, B>(&config, &network, size, &ratios, selection)?;
+                let (tpp, grown) = self.grow::<B, _>(job, hook, &config, network, *rate, path)?;
+                (state, growth) = (grown.state, grown.epochs);
+                tpp.with(|tpp| tpp.kept(&graph))?
+            }
+            Pruner::Weights(_) | Pruner::Scratch(_) => unreachable!("they remove no filters here"),
+        };
+        let early = early.map(|early| surgery::removed(&graph, &early, &kept)).transpose()?;
+        state = match &early {
+            Some(early) => early.clone(),
+            None => surgery::removed(&graph, &state, &kept)?,
+        };
+        let config = config.pruned(&kept)?;
+        state = job.renewed(&config.graph(size)?, state)?;
+        Ok((Stage { config, state, masks: None, early }, growth))
+    }
+
+    fn training<B>(&self, recipe: &Recipe, progress: Progress) -> Result<Run<A, B>>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        recipe.check()?;
+        let steps = self.data.train.len().div_ceil(recipe.batch_size.max(1));
+        let schedule = if recipe.epochs == ENDLESS {
+            Schedule::new(recipe.rates.by_epoch(1)[0], ENDLESS, 0, Decay::Constant)?
+        } else {
+            recipe.rates.by_step(recipe.epochs, steps, recipe.warm_up)?
+        };
+        let config = TrainingConfig::new(recipe.epochs).with_average(recipe.average);
+        let groups = ParameterGroups::new(recipe.optimizer::<B::InnerBackend>());
+        let mut training = Training::new(config, groups, schedule)?
+            .with(|training| {
+                training
+                    .metric_train_numeric(LossMetric::new())
+                    .metric_valid_numeric(LossMetric::new())
+                    .metric_valid_numeric(AccuracyMetric::new())
+            })
+            .with_hook(Tell(progress));
+        if let Some(penalty) = recipe.penalty {
+            training = training.with_hook(penalty);
+        }
+        Ok(training)
+    }
+
+    /// Runs a training.
+    fn train<B>(
+        &self,
+        training: Run<A, B>,
+        config: &A,
+        network: A::Network<B>,
+        plan: Plan<'_>,
+        device: &B::Device,
+    ) -> Result<Trained>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        let Plan { recipe, seed, path } = plan;
+        let train = image_loader::<B, _>(self.data.train.clone(), recipe.batch_size, device)?.shuffled(seed);
+        let steps = train.batches();
+        let test = image_loader::<B::InnerBackend, _>(self.data.test.clone(), TEST_BATCH, device.inner())?;
+        let mut model = Supervised::new(network);
+        model.label_smoothing = recipe.label_smoothing;
+        let folder = self.checkpoints.as_ref().map(|folder| folder.join(path));
+        let trained =
+            training.resumed().run(folder.as_deref(), model, device, Arc::new(train), Arc::new(test))?;
+        let state = match &trained.average {
+            Some(average) => State::of::<A, B::InnerBackend>(config, &average.network)?,
+            None => State::of::<A, B>(config, &trained.model.network)?,
+        };
+        let accuracies = trained.history.curve("valid", "Accuracy").into_iter().map(|(_, value)| value);
+        Ok(Trained { state, accuracies: accuracies.collect(), epochs: trained.steps as f64 / steps as f64 })
+    }
+
+    /// Trains for as long as a method's penalty grows.
+    fn grow<B, H>(
+        &self,
+        job: &Job<'_, B>,
+        hook: H,
+        config: &A,
+        network: A::Network<B>,
+        rate: f64,
+        path: &str,
+    ) -> Result<(Follow<H>, Trained)>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+        H: Hook<B, Supervised<B, A::Network<B>>> + 'static,
+    {
+        // The method ends it.
+        let rates = format!("0:{rate}").parse()?;
+        let recipe = Recipe { epochs: ENDLESS, rates, average: None, warm_up: 0, ..self.retraining.clone() };
+        let followed = Follow::new(hook);
+        let training = self.training::<B>(&recipe, Arc::new(|_, _| ()))?.with_hook(followed.clone());
+        let plan = Plan { recipe: &recipe, seed: job.seed, path: format!("{path}/growth") };
+        let trained = self.train::<B>(training, config, network, plan, job.device)?;
+        Ok((followed, trained))
+    }
+
+    fn mean_jsv<B>(&self, config: &A, state: &State, device: &B::Device) -> Result<Option<f64>>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B>,
+    {
+        if self.jsv_images == 0 {
+            return Ok(None);
+        }
+        let network = state.network::<A, B>(config, device)?;
+        let images = self.data.test_images::<B>(self.jsv_images, device)?;
+        Ok(Some(SingularValues::measure(&network, images, Mode::Eval)?.summary().mean))
+    }
+}
+
+/// Epochs of a training that a method ends.
+const ENDLESS: usize = u32::MAX as usize;
+
+/// Images of a test batch; it has no influence on what is measured.
+const TEST_BATCH: usize = 256;
+
+/// Ratios by the names of layers, but 0.
+fn by_name(graph: &Graph, ratios: Vec<f64>) -> BTreeMap<String, f64> {
+    let named = graph.learnable().map(|layer| layer.name().to_owned()).zip(ratios);
+    named.filter(|(_, ratio)| *ratio > 0.0).collect()
+}
