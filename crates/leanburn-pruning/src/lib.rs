@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ratios`] | how much of each layer goes |
 //! | [`selection`] | which filters go: criteria, local and global, and what is coupled to them |
+//! | [`oracle`] | the best filters to remove from tiny networks, by trying all |
 //! | [`surgery`] | networks with filters masked, or really without them |
 //! | [`unstructured`] | masks of single weights |
 //! | [`trainability`] | singular values of the Jacobian, which tell how well a network can be trained again |
@@ -22,6 +23,7 @@
 pub mod comparison;
 pub mod latency;
 mod numpy;
+pub mod oracle;
 pub mod orthogonality;
 #[cfg(feature = "train")]
 pub mod pipeline;

@@ -93,7 +93,7 @@ pub fn shifts(kernel: usize, stride: usize) -> usize {
 /// What a penalty on a layer's rows wants of the filters that will go.
 ///
 /// With `G = M M^T` and `S` the set of filters that will go:
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
     /// `mean (G - T)^2` with `T` the products as they are, but 0 where a filter of `S` takes part: those filters come
@@ -102,9 +102,19 @@ pub enum Scheme {
     /// `mean (G - T)^2` with `T` the identity, but 0 where a filter of `S` takes part: all others become orthonormal
     /// (`v3`, `v5_2`).
     Orthonormal,
+    /// [`isometry`]: all filters become orthonormal, whether they will go or not (`v2`).
+    Isometric,
+    /// `Orthonormal`, and the columns' inner products stay what they were at the start ([`column_drift`], `v4`).
+    OrthonormalWithColumns,
+    /// `Orthonormal`, whose pairs of filters that stay have a weight of their own, that does not grow (`v6`).
+    Weighted {
+        /// That weight; 0.1 as published.
+        orthogonal: f64,
+    },
 }
 
-/// The penalty of TPP on a layer (Wang et al., 2023, equation 4, as the code computes it: the mean over all pairs).
+/// The penalty of TPP on the products of a layer's filters (Wang et al., 2023, equation 4, as the code computes it: the
+/// mean over all pairs). What a scheme asks of columns and of weights between pairs is not part of it.
 ///
 /// - m: the layer's [`rows`]
 /// - pruned: the filters that will go
@@ -113,17 +123,47 @@ pub fn decorrelation<B: Backend>(m: Tensor<B, 2>, pruned: &[usize], scheme: Sche
 }
 
 /// `G - T`, `[rows, rows]`.
-pub(crate) fn differences<B: Backend>(m: Tensor<B, 2>, pruned: &[usize], scheme: Scheme) -> Tensor<B, 2> {
+fn differences<B: Backend>(m: Tensor<B, 2>, pruned: &[usize], scheme: Scheme) -> Tensor<B, 2> {
     let kept = kept_pairs(&m, pruned);
     let products = gram(m);
     match scheme {
         // Pairs of kept filters contribute nothing, so nothing is subtracted from the others.
         Scheme::Decorrelate => products * (kept.neg() + 1.0),
-        Scheme::Orthonormal => {
+        Scheme::Isometric => from_identity(products),
+        Scheme::Orthonormal | Scheme::OrthonormalWithColumns | Scheme::Weighted { .. } => {
             let size = products.dims()[0];
             let identity = Tensor::<B, 2>::eye(size, &products.device()).cast(products.dtype());
             products - identity * kept
         }
+    }
+}
+
+/// The gradient of a layer's penalty by its rows, `[rows, columns]`: of `mean (G - T)^2` it is `4 / N^2 (G - T) M`.
+///
+/// - weight: of the penalty
+/// - columns: the [`column_products`] at the start, for the scheme that keeps them
+#[cfg(feature = "train")]
+pub(crate) fn gradient<B: Backend>(
+    m: Tensor<B, 2>,
+    pruned: &[usize],
+    scheme: Scheme,
+    weight: f64,
+    columns: Option<&Tensor<B, 2>>,
+) -> Tensor<B, 2> {
+    let [rows, width] = m.dims();
+    let mut excess = differences(m.clone(), pruned, scheme) * weight;
+    if let Scheme::Weighted { orthogonal } = scheme {
+        // Pairs that stay have this weight in place of the other.
+        let others = kept_pairs(&m, pruned) * (orthogonal / weight - 1.0) + 1.0;
+        excess = excess * others;
+    }
+    let gradient = excess.matmul(m.clone()) * (4.0 / (rows * rows) as f64);
+    match columns {
+        Some(columns) => {
+            let drift = column_products(m.clone()) - columns.clone();
+            gradient + m.matmul(drift) * (4.0 * weight / (width * width) as f64)
+        }
+        None => gradient,
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Which weights of each layer stay.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightMasks {
     /// By layer: `true` for each weight that stays.
     layers: BTreeMap<String, Vec<bool>>,
@@ -207,15 +207,19 @@ impl WeightMasks {
 
 #[cfg(feature = "train")]
 impl<B: Backend> MaskHook<B> {
+    /// The mask of a parameter: 1 for each weight that stays.
+    pub(crate) fn mask<const D: usize>(&self, id: ParamId) -> Option<Tensor<B, D>> {
+        self.masks.get(&id).map(|mask| Tensor::from_primitive(mask.clone()))
+    }
+
     /// The network with the weights that are gone set to zero.
     fn masked<T: AutodiffBackend<InnerBackend = B>, N: AutodiffModule<T>>(&self, network: N) -> N {
-        struct Apply<'a, I: Backend>(&'a HashMap<ParamId, TensorPrimitive<I>>);
+        struct Apply<'a, I: Backend>(&'a MaskHook<I>);
         impl<T: AutodiffBackend> ModuleMapper<T> for Apply<'_, T::InnerBackend> {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<T, D>>) -> Param<Tensor<T, D>> {
-                let Some(mask) = self.0.get(&param.id) else { return param };
+                let Some(mask) = self.0.mask(param.id) else { return param };
                 let (id, tensor, mapper) = param.consume();
                 let requires_gradient = tensor.is_require_grad();
-                let mask = Tensor::from_primitive(mask.clone());
                 let mut tensor = Tensor::from_inner(tensor.inner() * mask);
                 if requires_gradient {
                     tensor = tensor.require_grad();
@@ -223,7 +227,7 @@ impl<B: Backend> MaskHook<B> {
                 Param::from_mapped_value(id, tensor, mapper)
             }
         }
-        network.map(&mut Apply(&self.masks))
+        network.map(&mut Apply(self))
     }
 }
 

@@ -36,6 +36,15 @@ pub enum Pruner {
         /// The learning rate while the penalty grows; 0.001 as published.
         rate: f64,
     },
+    /// Growing regularisation of single weights.
+    GregWeights {
+        /// Its settings.
+        config: GregConfig,
+        /// Of the weights that go.
+        selection: WeightSelection,
+        /// The learning rate while the penalty grows; 0.001 as published.
+        rate: f64,
+    },
     /// Trainability preserving pruning.
     Tpp {
         /// Its settings.
@@ -44,6 +53,13 @@ pub enum Pruner {
         selection: Selection,
         /// The learning rate while the penalty grows; 0.001 as published.
         rate: f64,
+    },
+    /// The filters whose removal leaves the smallest training loss, found by trying all: for tiny networks.
+    Oracle {
+        /// Wildcards of layers that stay.
+        skip: Vec<String>,
+        /// How many ways may be tried.
+        most: usize,
     },
     /// Nothing: a small network with new weights is trained instead. Its widths are those that a selection leaves.
     Scratch(ScratchEpochs),
@@ -108,7 +124,8 @@ impl Method {
     /// Wildcards of layers that stay.
     pub(super) fn skip(&self) -> &[String] {
         match &self.pruner {
-            Pruner::Weights(selection) => &selection.skip,
+            Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } => &selection.skip,
+            Pruner::Oracle { skip, .. } => skip,
             Pruner::Filters(selection) | Pruner::Greg { selection, .. } | Pruner::Tpp { selection, .. } => {
                 &selection.skip
             }
@@ -119,7 +136,10 @@ impl Method {
     /// By what it selects, in words.
     pub(super) fn criterion(&self) -> String {
         let pruner = match &self.pruner {
-            Pruner::Weights(selection) => format!("magnitude, {:?}", selection.scope),
+            Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } => {
+                format!("magnitude, {:?}", selection.scope)
+            }
+            Pruner::Oracle { .. } => "training loss of all ways".to_owned(),
             Pruner::Filters(selection) | Pruner::Greg { selection, .. } | Pruner::Tpp { selection, .. } => {
                 format!("{:?}, {:?}", selection.criterion, selection.pick)
             }

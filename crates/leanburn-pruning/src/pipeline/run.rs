@@ -7,12 +7,16 @@ use std::{
 use burn::{
     module::AutodiffModule,
     optim::Sgd,
-    tensor::backend::{AutodiffBackend, Backend, DeviceOps},
+    tensor::{
+        ElementConversion,
+        backend::{AutodiffBackend, Backend, DeviceOps},
+    },
     train::metric::{AccuracyMetric, LossMetric},
 };
 use leanburn_core::{
     Error, Result,
     architecture::{Graph, Layer},
+    loss::cross_entropy,
     metrics,
     random::{Generator, streams},
     report,
@@ -30,9 +34,10 @@ use super::{
     hooks::{Follow, Keep, Tell, gradients},
 };
 use crate::{
-    Prunable, Ratios, Selection, State,
+    Kept, Prunable, Ratios, Selection, State,
     comparison::{Accuracies, BaseRecord, Granularity, PruningRecord, Record, Scratch, TrainingRecord},
     latency::Latency,
+    oracle::oracle,
     schedules::scratch_b,
     selection::{Criterion, removals},
     surgery,
@@ -244,6 +249,19 @@ where
         Ok(100.0 * metrics::accuracy(&logits, &labels)?)
     }
 
+    /// The mean cross-entropy of the training images.
+    fn loss<B: Backend>(&self, config: &A, state: &State, device: &B::Device) -> Result<f64> {
+        let network = state.network::<A, B>(config, device)?.fuse();
+        let (mut sum, mut count) = (0.0, 0);
+        for batch in image_loader::<B, _>(self.data.train.clone(), TEST_BATCH, device)?.epoch(0, 0) {
+            let batch = batch?;
+            let loss = cross_entropy(network.forward(batch.value.images), batch.value.labels);
+            sum += loss.into_scalar().elem::<f64>() * batch.items as f64;
+            count += batch.items;
+        }
+        Ok(sum / count as f64)
+    }
+
     /// Prunes a base model by a method and trains it again, or trains a small network from scratch.
     ///
     /// - progress: is told each epoch of the last training, counted from 1, with its test accuracy in percent
@@ -359,7 +377,7 @@ where
         }
         let dense = self.architecture.graph(job.size)?;
         let (ratios, granularity) = match &method.pruner {
-            Pruner::Weights(selection) => {
+            Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } => {
                 (self.ratios.resolve_weights(&dense, &selection.skip)?, Granularity::Weight)
             }
             _ => (self.ratios.resolve(&dense, method.skip())?, Granularity::Filter),
@@ -399,7 +417,9 @@ where
             epochs: Some(epochs),
             computation: Some(computation),
             rates: Some(match &method.pruner {
-                Pruner::Greg { rate, .. } | Pruner::Tpp { rate, .. } => rate.to_string(),
+                Pruner::Greg { rate, .. } | Pruner::GregWeights { rate, .. } | Pruner::Tpp { rate, .. } => {
+                    rate.to_string()
+                }
                 _ if method.rounds > 1 => self.retraining.rates.to_string(),
                 _ => "none".to_owned(),
             }),
@@ -430,21 +450,33 @@ where
         // After this round: each round leaves the same part of what was there.
         let part = round as f64 / method.rounds as f64;
         let until = |ratio: f64| if round == method.rounds { ratio } else { 1.0 - (1.0 - ratio).powf(part) };
-        if let Pruner::Weights(selection) = &method.pruner {
+        if let Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } = &method.pruner {
             let ratios = Ratios::Layers(ratios.iter().map(|ratio| until(*ratio)).collect());
-            let masks = selection.select(&graph, &state, &ratios)?;
+            let (masks, growth) = if let Pruner::GregWeights { config: greg, rate, .. } = &method.pruner {
+                let network = state.network::<A, B>(&config, device)?;
+                let hook = greg.init_weights::<A, B>(&config, &network, size, &ratios, selection)?;
+                let (greg, grown) = self.grow::<B, _>(job, hook, &config, network, *rate, path)?;
+                state = grown.state;
+                (greg.with(|greg| greg.masks().clone()), grown.epochs)
+            } else {
+                (selection.select(&graph, &state, &ratios)?, 0.0)
+            };
             state = masks.apply(early.clone().unwrap_or(state))?;
-            state = job.renewed(&graph, state)?;
-            // Weights that were drawn anew are none that are gone.
-            state = masks.apply(state)?;
-            return Ok((Stage { config, state, masks: Some(masks), early }, 0.0));
+            // Weights that are drawn anew are none that are gone.
+            state = masks.apply(job.renewed(&graph, state)?)?;
+            return Ok((Stage { config, state, masks: Some(masks), early }, growth));
         }
         let dense = self.architecture.graph(size)?;
         let of_layer = |((before, now), ratio): ((&Layer, &Layer), &f64)| {
             let (whole, left) = (before.outputs().len(), now.outputs().len());
-            let goes = left.saturating_sub(whole - removals(until(*ratio), whole, whole));
-            // Half a filter less: what is meant must not be rounded up to one more.
-            if goes == 0 { 0.0 } else { (goes as f64 - 0.5) / left as f64 }
+            let removed = match method.pruner {
+                Pruner::Oracle { .. } => (until(*ratio) * whole as f64).floor() as usize,
+                _ => removals(until(*ratio), whole, whole),
+            };
+            let goes = left.saturating_sub(whole - removed);
+            // Half a filter beside the number that is meant, whichever way it is rounded.
+            let half = if matches!(method.pruner, Pruner::Oracle { .. }) { 0.5 } else { -0.5 };
+            if goes == 0 { 0.0 } else { (goes as f64 + half) / left as f64 }
         };
         let ratios =
             Ratios::Layers(dense.learnable().zip(graph.learnable()).zip(ratios).map(of_layer).collect());
@@ -479,7 +511,16 @@ where
                 (state, growth) = (grown.state, grown.epochs);
                 tpp.with(|tpp| tpp.kept(&graph))?
             }
-            Pruner::Weights(_) | Pruner::Scratch(_) => unreachable!("they remove no filters here"),
+            Pruner::Oracle { skip, most } => {
+                let loss = |kept: &Kept| {
+                    let state = surgery::removed(&graph, &state, kept)?;
+                    self.loss::<B::InnerBackend>(&config.pruned(kept)?, &state, device.inner())
+                };
+                oracle(&graph, &ratios, skip, *most, loss)?
+            }
+            Pruner::Weights(_) | Pruner::GregWeights { .. } | Pruner::Scratch(_) => {
+                unreachable!("they remove no filters here")
+            }
         };
         let early = early.map(|early| surgery::removed(&graph, &early, &kept)).transpose()?;
         state = match &early {

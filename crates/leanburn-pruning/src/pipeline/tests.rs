@@ -10,7 +10,7 @@ use crate::{
     Criterion, Prunable, Ratios, Selection, State,
     comparison::{Flag, Level, Setup, Table, Total, compare},
     orthogonality::Penalty,
-    regularised::{GregConfig, TppConfig},
+    regularised::{GregConfig, Growth, TppConfig},
     reinit::Activation,
     selection::Pick,
     unstructured::WeightSelection,
@@ -189,6 +189,40 @@ fn masked_weights_stay_zero() {
         assert_eq!(outcome.record.speedup(), Some(1.0));
         // They have been trained.
         assert_ne!(outcome.state, masks.apply(base.state.clone()).unwrap());
+    }
+}
+
+#[test]
+fn the_oracle_is_no_worse_than_a_criterion_and_weights_can_grow_apart() {
+    let mut pipeline = mlp();
+    pipeline.ratios = Ratios::patterns([("net.2", 0.3)]);
+    // What is compared is the training loss.
+    pipeline.data = ImageSets::new("bars", "96/96", "none", images(96, 1, 1), images(96, 1, 1)).unwrap();
+    let base = pipeline.train_base::<B>(0, &[], &Default::default(), |_, _| ()).unwrap();
+    let oracle = Method::new("oracle", Pruner::Oracle { skip: Vec::new(), most: 200 });
+    let oracle = run(&pipeline, &base, &oracle).record.accuracy.after_pruning.unwrap();
+    let l1 = run(&pipeline, &base, &Method::l1()).record.accuracy.after_pruning.unwrap();
+    assert!(oracle >= l1 - 3.0, "{oracle} and {l1}");
+    let few = Method::new("oracle", Pruner::Oracle { skip: Vec::new(), most: 100 });
+    let error = pipeline.run::<B>(&base, &few, 0, &Default::default(), |_, _| ()).unwrap_err().to_string();
+    assert!(error.contains("100 ways"), "{error}");
+
+    for growth in [Growth::One, Growth::Two { pick: 0.05, pick_limit: 0.2, recover: -0.01 }, Growth::Fixed] {
+        let config = GregConfig::new(growth)
+            .with_granularity(0.1)
+            .with_limit(1.0)
+            .with_update_every(2)
+            .with_stabilise(10);
+        let selection = WeightSelection::default();
+        let method = Method::new("GReg", Pruner::GregWeights { config, selection, rate: 0.01 });
+        let outcome = run(&pipeline, &base, &method);
+        assert!(
+            (outcome.record.sparsity.unwrap() - 0.3 * 120.0 / 352.0).abs() < 0.01,
+            "{:?}",
+            outcome.record.sparsity
+        );
+        assert!(outcome.record.accuracy.after_pruning.unwrap() > 60.0, "{growth:?}");
+        assert_eq!(outcome.masks.unwrap().apply(outcome.state.clone()).unwrap(), outcome.state);
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Growth {
         /// The penalty of filters that stay, once picked; -1e-4 as published, which lets them grow.
         recover: f64,
     },
+    /// None: the whole penalty from the first step on (the published `FixReg`, for comparison).
+    Fixed,
 }
 
 /// Growing regularisation (Wang et al., "Neural Pruning via Growing Regularization", 2021).
@@ -40,6 +42,10 @@ pub struct GregConfig {
     /// Or when the mean weight of what stays is as many times that of what goes, in all layers. Default: 1000
     #[config(default = 1000.0)]
     pub ratio_limit: f64,
+    /// Whether a layer that loses filters has the ratio at which its sorted weights make the largest step, whatever its
+    /// own (the published ratio -1), when filters are picked by `Growth::Two`. Default: false
+    #[config(default = false)]
+    pub by_gap: bool,
     /// Steps from update to update. Default: 10
     #[config(default = 10)]
     pub update_every: usize,
@@ -89,7 +95,7 @@ impl GregConfig {
                 pruned: kept.pruned(layer.name())?.to_vec(),
                 picking: 0,
                 growing: 0,
-                picked: (self.growth == Growth::One).then_some(0),
+                picked: (!matches!(self.growth, Growth::Two { .. })).then_some(0),
                 magnitude_ratio: None,
                 finished: false,
             })
@@ -162,8 +168,10 @@ impl Greg {
             let all_small = seen.fold(f64::MAX, f64::min) >= self.config.ratio_limit;
             let layer = &self.layers[index];
             let above = self.largest(layer) > self.config.limit;
-            let picked = layer.picked.is_some_and(|at| at < step || self.config.growth == Growth::One);
-            self.layers[index].finished = picked && (all_small || above);
+            let grows = matches!(self.config.growth, Growth::Two { .. });
+            let picked = layer.picked.is_some_and(|at| at < step || !grows);
+            let full = above || self.config.growth == Growth::Fixed;
+            self.layers[index].finished = picked && (all_small || full);
         }
         if self.layers.iter().all(|layer| layer.finished) {
             self.phase = Phase::Stabilise(step);
@@ -179,9 +187,13 @@ impl Greg {
         let Growth::Two { pick, pick_limit, .. } = self.config.growth else { return };
         layer.picking += 1;
         if pick * layer.picking as f64 >= pick_limit {
-            let count = removals(layer.ratio, layer.width, layer.width.saturating_sub(1));
             let mut order: Vec<usize> = (0..layer.width).collect();
             order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+            let count = if self.config.by_gap {
+                below_gap(&order.iter().map(|&filter| scores[filter]).collect::<Vec<_>>())
+            } else {
+                removals(layer.ratio, layer.width, layer.width.saturating_sub(1))
+            };
             order.truncate(count);
             layer.pruned = order;
             layer.picked = Some(step);
@@ -192,6 +204,7 @@ impl Greg {
     fn penalties(&self, layer: &GregLayer) -> (f64, f64) {
         match self.config.growth {
             Growth::One => (self.config.granularity * layer.growing as f64, 0.0),
+            Growth::Fixed => (self.config.limit, 0.0),
             Growth::Two { pick, recover, .. } => {
                 let all = pick * layer.picking as f64;
                 if layer.growing == 0 {
@@ -253,6 +266,15 @@ impl Greg {
     }
 }
 
+/// How many of ascending scores lie below the largest step from one to the next; the first and the last 2 % are not
+/// looked at.
+pub(super) fn below_gap(sorted: &[f32]) -> usize {
+    let edge = (0.02 * sorted.len() as f64).floor() as usize;
+    let places = edge..sorted.len().saturating_sub(edge + 1);
+    let step = |place: &usize| sorted[place + 1] - sorted[*place];
+    places.max_by(|a, b| step(a).total_cmp(&step(b)).then(b.cmp(a))).map_or(0, |place| place + 1)
+}
+
 /// The mean score of what stays over that of what goes.
 fn ratio_of_means(scores: &[f32], pruned: &[usize]) -> f64 {
     let goes = |index: &usize| pruned.contains(index);
@@ -294,5 +316,23 @@ where
         (self.layers, self.phase, self.done) =
             restored.map_err(|error| Error::data("state of GReg", "what it saved", error))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_step_parts_what_goes_from_what_stays() {
+        assert_eq!(below_gap(&[0.1, 0.2, 0.3, 1.0, 1.1]), 3);
+        assert_eq!(below_gap(&[1.0, 1.0]), 1);
+        assert_eq!(below_gap(&[1.0]), 0);
+        // Of a hundred, the first and the last two are not looked at.
+        let mut scores: Vec<f32> = (0..100).map(|place| place as f32).collect();
+        scores[0] = -50.0;
+        scores[99] = 500.0;
+        scores[40..].iter_mut().for_each(|score| *score += 5.0);
+        assert_eq!(below_gap(&scores), 40);
     }
 }

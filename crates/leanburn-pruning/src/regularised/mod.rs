@@ -5,15 +5,19 @@
 //! of each step: as [hooks](leanburn_core::train::Hook) of a training, or called one by one in a loop of your own.
 
 mod greg;
+mod greg_weights;
+#[cfg(test)]
+mod tests;
 mod tpp;
 
 pub use greg::{Greg, GregConfig, Growth};
+pub use greg_weights::WeightGreg;
 pub use tpp::{Penalty, Tpp, TppConfig};
 
 use std::collections::{BTreeMap, HashMap};
 
 use burn::{
-    module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param, ParamId},
+    module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     optim::GradientsParams,
     tensor::{
         Tensor, TensorData,
@@ -184,24 +188,33 @@ fn pull<B: AutodiffBackend, M: AutodiffModule<B>>(
     pull.gradients
 }
 
+/// The rows of each layer's weight, `[filters, ...]`.
+fn rows_of<B: AutodiffBackend, M: Module<B>>(
+    model: &M,
+    sites: &Sites,
+    layers: usize,
+) -> Vec<Tensor<B::InnerBackend, 2>> {
+    struct Rows<'a, I: Backend>(&'a Sites, Vec<Option<Tensor<I, 2>>>);
+    impl<B: AutodiffBackend> ModuleVisitor<B> for Rows<'_, B::InnerBackend> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            if let Some(&(layer, Part::Weight(dim))) = self.0.0.get(&param.id) {
+                self.1[layer] = Some(matrix(param.val().inner(), dim));
+            }
+        }
+    }
+    let mut rows = Rows(sites, vec![None; layers]);
+    model.visit(&mut rows);
+    rows.1.into_iter().map(|rows| rows.expect("the sites hold each layer's weight")).collect()
+}
+
 /// The mean absolute weight of each filter, by layer.
 fn magnitudes<B: AutodiffBackend, M: AutodiffModule<B>>(
     model: &M,
     sites: &Sites,
     layers: usize,
 ) -> Vec<Vec<f32>> {
-    struct Magnitudes<'a>(&'a Sites, Vec<Vec<f32>>);
-    impl<B: AutodiffBackend> ModuleVisitor<B> for Magnitudes<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-            if let Some(&(layer, Part::Weight(dim))) = self.0.0.get(&param.id) {
-                let means = matrix(param.val().inner().abs(), dim).mean_dim(1);
-                self.1[layer] = means.into_data().iter::<f32>().collect();
-            }
-        }
-    }
-    let mut magnitudes = Magnitudes(sites, vec![Vec::new(); layers]);
-    model.visit(&mut magnitudes);
-    magnitudes.1
+    let means = |rows: Tensor<B::InnerBackend, 2>| rows.abs().mean_dim(1).into_data().iter::<f32>().collect();
+    rows_of::<B, M>(model, sites, layers).into_iter().map(means).collect()
 }
 
 /// Sets filters to zero: weights, and the scales and shifts behind them.

@@ -2,16 +2,19 @@ use burn::{
     config::Config,
     module::{AutodiffModule, ModuleVisitor, Param},
     optim::GradientsParams,
-    tensor::{Tensor, backend::AutodiffBackend},
+    tensor::{
+        Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
 };
 use leanburn_core::{Error, Result, architecture::Graph, train::Hook};
 use leanburn_vision::{Architecture, Classifier, train::Supervised};
 use serde::{Deserialize, Serialize};
 
-use super::{Part, Phase, Sites, by_filter, check_growth, cleared, matrix, pull, unmatrix};
+use super::{Part, Phase, Sites, by_filter, check_growth, cleared, matrix, pull, rows_of, unmatrix};
 use crate::{
     Kept, Ratios, Selection, State,
-    orthogonality::{Scheme, differences},
+    orthogonality::{Scheme, column_products, gradient},
 };
 
 /// How the penalty grows with the steps.
@@ -81,27 +84,34 @@ impl TppConfig {
         size: [usize; 2],
         ratios: &Ratios,
         selection: &Selection,
-    ) -> Result<Tpp> {
+    ) -> Result<Tpp<B::InnerBackend>> {
         check_growth(self.update_every, self.granularity)?;
         let graph = config.graph(size)?;
         let state = State::of::<A, B>(config, network)?;
         let kept = selection.select(&graph, &state, None, ratios)?;
         let mut layers = Vec::new();
-        for (place, layer) in graph.learnable().enumerate() {
+        for layer in graph.learnable() {
             let pruned = kept.pruned(layer.name())?.to_vec();
-            if !pruned.is_empty() {
+            // Without a filter to lose, a layer has a penalty where all filters have one.
+            if !pruned.is_empty() || self.scheme == Scheme::Isometric {
                 let width = layer.outputs().len();
-                layers.push(TppLayer { name: layer.name().to_owned(), place, width, pruned });
+                layers.push(TppLayer { name: layer.name().to_owned(), width, pruned });
             }
         }
-        let needed = layers.last().map_or(0, |layer| (layer.place + 1) * self.zero_out_every);
+        let needed = layers.len() * self.zero_out_every;
         if self.stabilise < needed {
             let expected = format!("at least {needed}, so that every layer is set to zero");
             return Err(Error::setting("stabilise", expected, self.stabilise));
         }
         let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
         let sites = Sites::new::<A, B>(config, &graph, network, &names)?;
-        Ok(Tpp { config: self.clone(), sites, layers, penalty: 0.0, phase: Phase::Grow, done: false })
+        let mut columns = Vec::new();
+        if self.scheme == Scheme::OrthonormalWithColumns {
+            columns =
+                rows_of::<B, _>(network, &sites, layers.len()).into_iter().map(column_products).collect();
+        }
+        let config = self.clone();
+        Ok(Tpp { config, sites, layers, columns, penalty: 0.0, phase: Phase::Grow, done: false })
     }
 
     /// The penalty at a step.
@@ -120,29 +130,29 @@ impl TppConfig {
 #[derive(Debug, Clone)]
 struct TppLayer {
     name: String,
-    /// Its place among all layers that multiply by weights.
-    place: usize,
     width: usize,
     pruned: Vec<usize>,
 }
 
 /// A network's trainability preserving pruning, see [`TppConfig::init`].
 #[derive(Debug, Clone)]
-pub struct Tpp {
+pub struct Tpp<B: Backend> {
     config: TppConfig,
     sites: Sites,
     layers: Vec<TppLayer>,
+    /// By layer: the inner products of columns at the start, for the scheme that keeps them.
+    pub(super) columns: Vec<Tensor<B, 2>>,
     penalty: f64,
     phase: Phase,
     done: bool,
 }
 
-impl Tpp {
+impl<I: Backend> Tpp<I> {
     /// After the backward pass of step `step`: lets the penalty grow, and adds the gradient of the penalty on inner
     /// products, as a loss in front of the backward pass would have.
     ///
     /// - step: counted from 0
-    pub fn decorrelate<B: AutodiffBackend, N: AutodiffModule<B>>(
+    pub fn decorrelate<B: AutodiffBackend<InnerBackend = I>, N: AutodiffModule<B>>(
         &mut self,
         step: usize,
         network: &N,
@@ -162,6 +172,7 @@ impl Tpp {
         let mut decorrelate = Decorrelate {
             sites: &self.sites,
             layers: &self.layers,
+            columns: &self.columns,
             scheme: self.config.scheme,
             weight,
             gradients,
@@ -188,9 +199,10 @@ impl Tpp {
     /// After the optimiser's step: sets filters to zero, one layer after the other, once the penalty is full.
     pub fn stepped<B: AutodiffBackend, N: AutodiffModule<B>>(&self, step: usize, network: N) -> N {
         let Phase::Stabilise(start) = self.phase else { return network };
-        let due = |layer: &TppLayer| step - start >= (layer.place + 1) * self.config.zero_out_every;
+        let due = |place: usize| step - start >= (place + 1) * self.config.zero_out_every;
+        let layers = self.layers.iter().enumerate();
         let pruned: Vec<Option<&[usize]>> =
-            self.layers.iter().map(|layer| due(layer).then_some(&layer.pruned[..])).collect();
+            layers.map(|(place, layer)| due(place).then_some(&layer.pruned[..])).collect();
         if pruned.iter().all(Option::is_none) {
             return network;
         }
@@ -222,29 +234,29 @@ impl Tpp {
     }
 }
 
-/// Adds the gradient of [`decorrelation`](crate::orthogonality::decorrelation), which is `4 / N^2 (G - T) M`.
-struct Decorrelate<'a> {
+/// Adds the gradient of the penalty on inner products.
+struct Decorrelate<'a, B: Backend> {
     sites: &'a Sites,
     layers: &'a [TppLayer],
+    columns: &'a [Tensor<B, 2>],
     scheme: Scheme,
     weight: f64,
     gradients: GradientsParams,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Decorrelate<'_> {
+impl<B: AutodiffBackend> ModuleVisitor<B> for Decorrelate<'_, B::InnerBackend> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let Some(&(layer, Part::Weight(dim))) = self.sites.0.get(&param.id) else { return };
-        let Some(gradient) = self.gradients.remove::<B::InnerBackend, D>(param.id) else { return };
-        let TppLayer { width, pruned, .. } = &self.layers[layer];
+        let Some(found) = self.gradients.remove::<B::InnerBackend, D>(param.id) else { return };
         let m = matrix(param.val().inner(), dim);
-        let excess = differences(m.clone(), pruned, self.scheme);
-        let factor = 4.0 * self.weight / (width * width) as f64;
-        let penalty = unmatrix(excess.matmul(m) * factor, gradient.dims(), dim);
-        self.gradients.register(param.id, gradient + penalty);
+        let pruned = &self.layers[layer].pruned;
+        let added = gradient(m, pruned, self.scheme, self.weight, self.columns.get(layer));
+        let added = unmatrix(added, found.dims(), dim);
+        self.gradients.register(param.id, found + added);
     }
 }
 
-impl<B, N> Hook<B, Supervised<B, N>> for Tpp
+impl<B, N> Hook<B, Supervised<B, N>> for Tpp<B::InnerBackend>
 where
     B: AutodiffBackend,
     N: Classifier<B> + AutodiffModule<B>,
