@@ -59,4 +59,4 @@ pub use generate::{angular, anomaly_set, contaminated_set};
 #[cfg(feature = "kddcup99")]
 pub use kddcup99::kddcup99;
 #[cfg(feature = "tables")]
-pub use tables::{breast_cancer, digits, wine};
+pub use tables::{breast_cancer, digit_images, digits, wine};

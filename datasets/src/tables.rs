@@ -73,6 +73,19 @@ pub fn digits() -> Table {
     )
 }
 
+/// The [`digits`] as MNIST's networks take images: 32x32 pixels, row by row, each of the 8x8 pixels four by four; all
+/// together have mean 0 and deviation 1. With each its class.
+pub fn digit_images() -> Vec<(Vec<f32>, usize)> {
+    let table = digits();
+    let (mean, std) = leanburn_core::metrics::mean_std(table.values());
+    let labels = table.labels().expect("the digits are labelled");
+    let image = |row: &[f64]| {
+        let pixel = |place: usize| ((row[place / 128 * 8 + place % 32 / 4] - mean) / std) as f32;
+        (0..1024).map(pixel).collect()
+    };
+    table.values().chunks(64).zip(labels).map(|(row, &label)| (image(row), label as usize)).collect()
+}
+
 /// The text of a gzip file.
 fn unpacked(packed: &[u8]) -> String {
     let mut text = String::new();

@@ -74,6 +74,13 @@ impl Bar {
         self.0.set_message(format!("epoch {epoch}, loss {loss:.3}{accuracy}"));
     }
 
+    /// Shows the epoch of a classifier, counted from 1, and its test accuracy in percent.
+    pub fn accuracy(&self, epoch: usize, epochs: usize, accuracy: f64) {
+        self.0.set_length(epochs as u64);
+        self.0.set_position(epoch as u64);
+        self.0.set_message(format!("epoch {epoch}, accuracy {accuracy:.2} %"));
+    }
+
     /// Shows where the detector is.
     pub fn show(&self, progress: Progress) {
         match progress {

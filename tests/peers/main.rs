@@ -1,11 +1,12 @@
 //! leanburn beside its PyTorch peers: the same work on the same cores, in turns in one run.
 //!
-//! `cargo run --release -p leanburn-tests --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p` or `lgi`, PYTHON
-//! has torch, scipy, scikit-learn and safetensors, and `LEANBURN_DATA` names the folder of data sets. `-- sla2p-large` and
+//! `cargo run --release -p leanburn-tests --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p`, `lgi` or `vision`,
+//! PYTHON has torch, scipy, scikit-learn and safetensors (for `vision` torchvision and torch-pruning), and `LEANBURN_DATA` names the folder of data sets. `-- sla2p-large` and
 //! `-- lgi-large` measure time and memory at sizes that the peers cannot run.
 
 mod lgi;
 mod sla2p;
+mod vision;
 
 use std::{path::Path, process::Command};
 
@@ -28,8 +29,13 @@ fn main() -> Result<()> {
         ["lgi-large"] => lgi::large()?,
         ["lgi"] => lgi::pair("python3")?,
         ["lgi", "--python", python] => lgi::pair(python)?,
+        ["vision-ours", mode] => print(&vision::ours(mode)?),
+        ["vision"] => vision::pair("python3")?,
+        ["vision", "--python", python] => vision::pair(python)?,
         _ => {
-            eprintln!("usage: peers sla2p | lgi [--python PYTHON], or peers sla2p-large | lgi-large");
+            eprintln!(
+                "usage: peers sla2p | lgi | vision [--python PYTHON], or peers sla2p-large | lgi-large"
+            );
             std::process::exit(2);
         }
     }

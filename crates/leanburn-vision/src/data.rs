@@ -7,7 +7,11 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
-use leanburn_core::{Error, Result, report::entries};
+use leanburn_core::{
+    Error, Result,
+    pickle::{Pickle, Value},
+    report::entries,
+};
 
 use crate::image::Image;
 
@@ -112,7 +116,8 @@ impl Images {
         Self::new(images, labels.into_iter().map(usize::from).collect(), classes)
     }
 
-    /// CIFAR-10's binary files, `data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin`.
+    /// CIFAR-10's binary files, `data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin`, or its Python files, which
+    /// have the same names without `.bin`.
     ///
     /// - train: the training images, else the test images
     ///
@@ -130,7 +135,8 @@ impl Images {
         cifar(folder, &files, 1, classes)
     }
 
-    /// CIFAR-100's binary files, `train.bin` and `test.bin`, with their fine classes.
+    /// CIFAR-100's binary files, `train.bin` and `test.bin`, or its Python files, `train` and `test`, with their fine
+    /// classes.
     ///
     /// - train: the training images, else the test images
     ///
@@ -269,7 +275,12 @@ fn cifar(folder: &Path, files: &[String], labels: usize, classes: Vec<String>) -
     let (mut images, mut targets) = (Vec::new(), Vec::new());
     for file in files {
         let path = folder.join(file);
-        let bytes = read(&path, false, LIMIT)?;
+        let unpacked = folder.join(file.trim_end_matches(".bin"));
+        let bytes = if !path.exists() && unpacked.is_file() {
+            pickled(&unpacked, labels)?
+        } else {
+            read(&path, false, LIMIT)?
+        };
         if bytes.is_empty() || bytes.len() % record != 0 {
             let expected = format!("records of {record} bytes");
             return Err(Error::format(path, "file", expected, format!("{} bytes", bytes.len())));
@@ -287,6 +298,51 @@ fn cifar(folder: &Path, files: &[String], labels: usize, classes: Vec<String>) -
         }
     }
     Images::new(images, targets, classes)
+}
+
+/// The records of a binary file from one of Python's: a dictionary with an array `data` and a list of labels.
+///
+/// - labels: of a record; the last one is the class, and the others are not in use
+fn pickled(path: &Path, labels: usize) -> Result<Vec<u8>> {
+    const ALLOWED: [&str; 4] = [
+        "numpy.core.multiarray _reconstruct",
+        "numpy._core.multiarray _reconstruct",
+        "numpy ndarray",
+        "numpy dtype",
+    ];
+    const RECORD: usize = 3 * 32 * 32;
+    let file = File::open(path).map_err(Error::io(path))?;
+    let pickle = Pickle::read(path, &mut BufReader::new(file), |name| ALLOWED.contains(&name))?;
+    let name = if labels == 1 { "labels" } else { "fine_labels" };
+    let read = || {
+        let (_, _, state) = pickle.root().get("data")?.object()?;
+        let state: Vec<Value> = state?.items()?.collect();
+        let &[_, shape, dtype, is_fortran, bytes] = &state[..] else { return None };
+        let (_, arguments, _) = dtype.object()?;
+        let is_bytes = arguments.items()?.next()?.text()? == "u1" && is_fortran.boolean() == Some(false);
+        let shape: Vec<usize> = shape.items()?.map(Value::size).collect::<Option<_>>()?;
+        let classes: Vec<u8> = pickle
+            .root()
+            .get(name)?
+            .items()?
+            .map(|label| u8::try_from(label.integer()?).ok())
+            .collect::<Option<_>>()?;
+        let bytes = bytes.bytes()?;
+        let fits = shape == [classes.len(), RECORD] && bytes.len() == classes.len() * RECORD;
+        (is_bytes && fits).then_some((classes, bytes))
+    };
+    let (classes, bytes) = read().ok_or_else(|| {
+        let expected =
+            format!("a dictionary with `data`, bytes [images, {RECORD}], and `{name}`, one an image");
+        Error::format(path, "pickle", expected, "another")
+    })?;
+    let mut records = Vec::with_capacity(classes.len() * (labels + RECORD));
+    for (class, pixels) in classes.iter().zip(bytes.chunks(RECORD)) {
+        records.extend(std::iter::repeat_n(0, labels - 1));
+        records.push(*class);
+        records.extend(pixels);
+    }
+    Ok(records)
 }
 
 #[cfg(test)]
@@ -356,5 +412,37 @@ mod tests {
         fs::write(folder.path().join("test_batch.bin"), &record).unwrap();
         assert!(Images::cifar10(folder.path(), false).unwrap_err().to_string().contains("3073"));
         assert!(Images::cifar10(folder.path(), true).is_err());
+    }
+
+    /// A batch as Python 2 pickled it: `{'data': array([1, 3072], uint8), 'labels': [7]}`.
+    fn batch(label: u8, name: &str) -> Vec<u8> {
+        let mut bytes = b"\x80\x02}(U\x04data".to_vec();
+        bytes.extend(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R");
+        bytes.extend(b"(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R");
+        bytes.extend(b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00");
+        bytes.extend([[10_u8; 1024], [20; 1024], [30; 1024]].concat());
+        bytes.extend(b"tbU");
+        bytes.push(name.len() as u8);
+        bytes.extend(name.as_bytes());
+        bytes.extend([b']', b'K', label, b'a', b'u', b'.']);
+        bytes
+    }
+
+    #[test]
+    fn pythons_cifar_files_are_read_and_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("test_batch"), batch(7, "labels")).unwrap();
+        let set = Images::cifar10(folder.path(), false).unwrap();
+        assert_eq!(set.labels(), [7]);
+        assert_eq!(set.image(0).unwrap().values()[..6], [10, 20, 30, 10, 20, 30]);
+        fs::write(folder.path().join("test"), batch(99, "fine_labels")).unwrap();
+        assert_eq!(Images::cifar100(folder.path(), false).unwrap().labels(), [99]);
+        fs::write(folder.path().join("test"), batch(99, "labels")).unwrap();
+        let error = Images::cifar100(folder.path(), false).unwrap_err().to_string();
+        assert!(error.contains("fine_labels"), "{error}");
+        fs::write(folder.path().join("test_batch"), batch(10, "labels")).unwrap();
+        assert!(Images::cifar10(folder.path(), false).unwrap_err().to_string().contains("below 10"));
+        fs::write(folder.path().join("test_batch"), &batch(7, "labels")[..900]).unwrap();
+        assert!(Images::cifar10(folder.path(), false).unwrap_err().to_string().contains("bytes"));
     }
 }

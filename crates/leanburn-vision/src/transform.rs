@@ -52,8 +52,8 @@ pub enum Transform {
     },
     /// Left and right exchanged in half of the cases.
     RandomFlip,
-    /// Random brightness, contrast and saturation, in random order (torchvision's `ColorJitter` without hue): each is
-    /// multiplied by a number between `1 - x` and `1 + x`.
+    /// Random brightness, contrast, saturation and hue, in random order (torchvision's `ColorJitter`): the first three are
+    /// multiplied by a number between `1 - x` and `1 + x`, the hue is turned by up to `x` of the circle.
     ColorJitter {
         /// Of the brightness.
         brightness: f64,
@@ -61,6 +61,9 @@ pub enum Transform {
         contrast: f64,
         /// Of the saturation.
         saturation: f64,
+        /// Of the hue, at most 0.5.
+        #[serde(default)]
+        hue: f64,
     },
 }
 
@@ -110,15 +113,19 @@ impl Transform {
                     image
                 }
             }
-            Self::ColorJitter { brightness, contrast, saturation } => {
+            Self::ColorJitter { brightness, contrast, saturation, hue } => {
                 let mut image = image;
-                for which in generator.permutation(3) {
-                    let strength = [*brightness, *contrast, *saturation][which];
+                for which in generator.permutation(4) {
+                    let strength = [*brightness, *contrast, *saturation, *hue][which];
                     if strength == 0.0 {
                         continue;
                     }
-                    let lowest = (1.0 - strength).max(0.0);
                     let draw = f64::from(generator.below(1 << 24) as u32) / f64::from(1 << 24);
+                    if which == 3 {
+                        turn_hue(&mut image, strength * (2.0 * draw - 1.0));
+                        continue;
+                    }
+                    let lowest = (1.0 - strength).max(0.0);
                     let factor = lowest + (1.0 + strength - lowest) * draw;
                     jitter(&mut image, which, factor as f32);
                 }
@@ -143,9 +150,10 @@ impl Transform {
                 }
                 Ok(())
             }
-            Self::ColorJitter { brightness, contrast, saturation } => {
-                if [brightness, contrast, saturation].iter().any(|x| !(x.is_finite() && **x >= 0.0)) {
-                    return bad("color_jitter", "numbers from 0");
+            Self::ColorJitter { brightness, contrast, saturation, hue } => {
+                let strengths = [brightness, contrast, saturation, hue];
+                if strengths.iter().any(|x| !(x.is_finite() && **x >= 0.0)) || *hue > 0.5 {
+                    return bad("color_jitter", "numbers from 0, of the hue to 0.5");
                 }
                 Ok(())
             }
@@ -208,6 +216,59 @@ fn jitter(image: &mut Image, which: usize, factor: f32) {
         for value in pixel {
             *value = (other + factor * (f32::from(*value) - other)).clamp(0.0, 255.0) as u8;
         }
+    }
+}
+
+/// Turns the hue by a part of the circle, as torchvision does with Pillow's conversions, whose hues are bytes. A grey image
+/// has none.
+fn turn_hue(image: &mut Image, part: f64) {
+    if image.channels() != 3 {
+        return;
+    }
+    let turn = (part * 255.0) as i32;
+    for pixel in image.values_mut().chunks_mut(3) {
+        let [h, s, v] = hsv([pixel[0], pixel[1], pixel[2]]);
+        pixel.copy_from_slice(&rgb([(i32::from(h) + turn).rem_euclid(256) as u8, s, v]));
+    }
+}
+
+/// Hue, saturation and value as Pillow's bytes.
+fn hsv(pixel: [u8; 3]) -> [u8; 3] {
+    let [r, g, b] = pixel.map(f32::from);
+    let (max, min) = (r.max(g).max(b), r.min(g).min(b));
+    if max == min {
+        return [0, 0, max as u8];
+    }
+    let range = max - min;
+    let [rc, gc, bc] = [r, g, b].map(|c| (max - c) / range);
+    let h = if r == max {
+        bc - gc
+    } else if g == max {
+        2.0 + rc - bc
+    } else {
+        4.0 + gc - rc
+    };
+    let h = (f64::from(h) / 6.0 + 1.0).fract();
+    [(h * 255.0) as u8, (f64::from(range / max) * 255.0) as u8, max as u8]
+}
+
+/// Back from Pillow's hue, saturation and value.
+fn rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
+    if s == 0 {
+        return [v; 3];
+    }
+    let turned = f64::from(h) * 6.0 / 255.0;
+    let (sector, rest) = (turned.floor(), turned.fract());
+    let (part, value) = (f64::from(s) / 255.0, f64::from(v));
+    let byte = |share: f64| (value * (1.0 - share)).round().clamp(0.0, 255.0) as u8;
+    let (p, q, t) = (byte(part), byte(part * rest), byte(part * (1.0 - rest)));
+    match sector as i32 % 6 {
+        0 => [v, t, p],
+        1 => [q, v, p],
+        2 => [p, v, t],
+        3 => [p, q, v],
+        4 => [t, p, v],
+        _ => [v, p, q],
     }
 }
 
@@ -367,6 +428,58 @@ pub fn stack<B: Backend>(samples: &[Sample], device: &B::Device) -> Result<Tenso
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What Pillow makes of eight colours.
+    #[test]
+    fn hues_turn_as_pillow_turns_them() {
+        let colours: [[u8; 3]; 8] = [
+            [200, 30, 10],
+            [10, 200, 30],
+            [30, 10, 200],
+            [120, 120, 120],
+            [255, 254, 0],
+            [13, 77, 201],
+            [90, 250, 251],
+            [5, 5, 6],
+        ];
+        let turned: [(f64, [[u8; 3]; 8]); 2] = [
+            (
+                -0.2,
+                [
+                    [184, 10, 200],
+                    [200, 180, 10],
+                    [10, 200, 180],
+                    [120, 120, 120],
+                    [255, 0, 48],
+                    [13, 201, 97],
+                    [125, 251, 91],
+                    [5, 6, 6],
+                ],
+            ),
+            (
+                0.37,
+                [
+                    [10, 200, 68],
+                    [68, 10, 200],
+                    [200, 64, 10],
+                    [120, 120, 120],
+                    [0, 204, 255],
+                    [201, 13, 40],
+                    [251, 91, 219],
+                    [6, 5, 5],
+                ],
+            ),
+        ];
+        for (part, expected) in turned {
+            let mut image = Image::new([1, 8], 3, colours.concat()).unwrap();
+            turn_hue(&mut image, part);
+            assert_eq!(image.values(), expected.concat(), "{part}");
+        }
+        let hue = |hue| Transform::ColorJitter { brightness: 0.0, contrast: 0.0, saturation: 0.0, hue };
+        assert!(hue(0.6).check().is_err() && hue(0.5).check().is_ok());
+        let image = Image::new([1, 8], 3, colours.concat()).unwrap();
+        assert_ne!(hue(0.5).apply(image.clone(), &mut Generator::new(1)).unwrap(), image);
+    }
     use burn_flex::Flex;
 
     fn image(height: usize, width: usize) -> Image {
@@ -463,7 +576,8 @@ mod tests {
         let crop =
             Transform::RandomResizedCrop { size: [8; 2], scale, ratio: [1.0; 2], filter: Filter::Bicubic };
         assert!(with(crop).is_err());
-        let jitter = Transform::ColorJitter { brightness: f64::NAN, contrast: 0.0, saturation: 0.0 };
+        let jitter =
+            Transform::ColorJitter { brightness: f64::NAN, contrast: 0.0, saturation: 0.0, hue: 0.0 };
         assert!(with(jitter).is_err());
         assert!(Preprocessing::new(vec![], vec![0.5], vec![0.0]).check().is_err());
         assert!(Preprocessing::new(vec![], vec![0.5, 0.5], vec![0.5, 0.5]).check().is_err());

@@ -37,6 +37,19 @@ impl RunFolder {
         Ok(Self { path })
     }
 
+    /// A folder that is there already, to go on with what was begun in it.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        if path.is_dir() {
+            return Ok(Self { path });
+        }
+        Err(Error::data(path.display(), "a folder", "none"))
+    }
+
     /// Creates `parent/name`, or the first of `parent/name-2`, `parent/name-3`, ... that is not taken.
     ///
     /// # Errors

@@ -37,6 +37,8 @@ pub struct Record {
     /// The mean singular value of the Jacobian before pruning, right after it (and after a reinitialisation), and at the
     /// end.
     pub mean_jsv: [Option<f64>; 3],
+    /// The same after epochs of retraining, which are counted from 1.
+    pub mean_jsv_by_epoch: Vec<(usize, f64)>,
     /// How long the pruned network takes.
     pub latency: Option<Latency>,
     /// How long the dense one takes.

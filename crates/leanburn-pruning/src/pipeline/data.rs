@@ -2,7 +2,10 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, backend::Backend};
 use leanburn_core::{Error, Result, random::Generator, train::Dataset};
-use leanburn_vision::transform::{Sample, stack};
+use leanburn_vision::{
+    train::Samples,
+    transform::{Sample, stack},
+};
 
 use crate::comparison;
 
@@ -17,6 +20,31 @@ pub struct ImageSets<D> {
     pub train: Arc<D>,
     /// The test samples.
     pub test: Arc<D>,
+}
+
+impl ImageSets<Samples> {
+    /// Samples of which some, drawn at random, are held out to test.
+    ///
+    /// - test: how many
+    ///
+    /// # Errors
+    ///
+    /// When none is left to train on, or none to test.
+    pub fn held_out(name: &str, samples: Vec<(Sample, usize)>, test: usize, seed: u64) -> Result<Self> {
+        let count = samples.len();
+        if test == 0 || test >= count {
+            return Err(Error::setting("test", format!("1 to {}", count.saturating_sub(1)), test));
+        }
+        let order = Generator::new(seed).permutation(count);
+        let mut taken: Vec<Option<(Sample, usize)>> = samples.into_iter().map(Some).collect();
+        let mut part = |indices: &[usize]| {
+            let (samples, labels) = indices.iter().filter_map(|&index| taken[index].take()).unzip();
+            Samples::new(samples, labels)
+        };
+        let (test_set, train_set) = (part(&order[..test])?, part(&order[test..])?);
+        let split = format!("{}/{test}, seed {seed}", count - test);
+        Self::new(name, &split, "none", train_set, test_set)
+    }
 }
 
 impl<D: Dataset<Item = (Sample, usize)>> ImageSets<D> {

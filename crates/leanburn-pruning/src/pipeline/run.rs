@@ -41,7 +41,7 @@ use crate::{
     schedules::scratch_b,
     selection::{Criterion, removals},
     surgery,
-    trainability::{Mode, SingularValues},
+    trainability::{Curve, Mode, SingularValues},
     unstructured::WeightMasks,
 };
 
@@ -62,6 +62,8 @@ pub struct Pipeline<A, D> {
     pub retraining: Recipe,
     /// Of how many test images singular values are measured; of none with 0.
     pub jsv_images: usize,
+    /// Every how many epochs of retraining singular values are measured; not at all with 0.
+    pub jsv_every: usize,
     /// For which batch latency is measured: 10 passes, and 50 that count; not at all with 0.
     pub latency_batch: usize,
     /// Where trainings keep checkpoints, from which a run that was interrupted goes on.
@@ -284,15 +286,7 @@ where
     {
         let [channels, height, width] = self.data.shape()?;
         let job = Job { base, method, seed, size: [height, width], progress: Arc::new(progress), device };
-        let mut record = Record {
-            name: method.name.clone(),
-            seed: Some(seed),
-            data: self.data.description.clone(),
-            architecture: Some(self.name.clone()),
-            dense: Some(self.architecture.graph(job.size)?.cost()),
-            hardware: Some(format!("{device:?}")),
-            ..Record::default()
-        };
+        let mut record = self.record(&job)?;
         let (stage, trained) = if let Pruner::Scratch(epochs) = method.pruner {
             self.scratch::<B>(&job, epochs, &mut record)?
         } else {
@@ -315,6 +309,95 @@ where
         }
         let Stage { config, masks, .. } = stage;
         Ok(Outcome { record, config, state: trained.state, masks })
+    }
+
+    /// Prunes a base model by a method in one round, and leaves it at that.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), and when the method has more rounds, or prunes nothing.
+    pub fn prune_only<B>(
+        &self,
+        base: &Base,
+        method: &Method,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<Outcome<A>>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        if method.rounds != 1 || matches!(method.pruner, Pruner::Scratch(_)) {
+            let found = format!("{} in {} rounds", method.name, method.rounds);
+            return Err(Error::setting("method", "one that prunes in one round", found));
+        }
+        let [_, height, width] = self.data.shape()?;
+        let job = Job { base, method, seed, size: [height, width], progress: Arc::new(|_, _| ()), device };
+        let mut record = self.record(&job)?;
+        let (ratios, _) = self.resolved(method, &self.architecture.graph(job.size)?)?;
+        let current = self.begin(&job)?;
+        let (Stage { config, state, masks, .. }, _) =
+            self.prune::<B>(&job, current, &ratios, 1, &method.name)?;
+        record.base = base.record.clone();
+        self.measure_pruned::<B>(&mut record, &config, &state, device)?;
+        record.pruned = Some(config.graph(job.size)?.cost());
+        record.sparsity = masks.as_ref().map(WeightMasks::sparsity);
+        Ok(Outcome { record, config, state, masks })
+    }
+
+    /// What is known of a run before it has begun.
+    fn record<B: Backend>(&self, job: &Job<'_, B>) -> Result<Record> {
+        Ok(Record {
+            name: job.method.name.clone(),
+            seed: Some(job.seed),
+            data: self.data.description.clone(),
+            architecture: Some(self.name.clone()),
+            dense: Some(self.architecture.graph(job.size)?.cost()),
+            hardware: Some(format!("{:?}", job.device)),
+            ..Record::default()
+        })
+    }
+
+    /// The ratio of each layer of the dense network, and of what.
+    fn resolved(&self, method: &Method, dense: &Graph) -> Result<(Vec<f64>, Granularity)> {
+        Ok(match &method.pruner {
+            Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } => {
+                (self.ratios.resolve_weights(dense, &selection.skip)?, Granularity::Weight)
+            }
+            _ => (self.ratios.resolve(dense, method.skip())?, Granularity::Filter),
+        })
+    }
+
+    /// The base model, before the first round.
+    fn begin<B: Backend>(&self, job: &Job<'_, B>) -> Result<Stage<A>> {
+        let Job { base, method, .. } = *job;
+        let early = match method.rewind {
+            Some(epoch) => Some(base.snapshots.get(&epoch).cloned().ok_or_else(|| {
+                let kept = base.snapshots.keys().map(usize::to_string).collect::<Vec<_>>().join(", ");
+                Error::setting("rewind", format!("an epoch whose weights were kept ({kept})"), epoch)
+            })?),
+            None => None,
+        };
+        let state = base.state.clone();
+        Ok(Stage { config: self.architecture.clone(), state, masks: None, early })
+    }
+
+    /// What pruning has done.
+    fn measure_pruned<B>(
+        &self,
+        record: &mut Record,
+        config: &A,
+        state: &State,
+        device: &B::Device,
+    ) -> Result<()>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B>,
+    {
+        record.mean_jsv[1] = self.mean_jsv::<B>(config, state, device)?;
+        let after = self.evaluate::<B::InnerBackend>(config, state, device.inner())?;
+        record.accuracy = Accuracies { after_pruning: Some(after), ..Accuracies::default() };
+        Ok(())
     }
 
     fn scratch<B>(
@@ -365,28 +448,15 @@ where
         A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
     {
         let Job { base, method, seed, device, .. } = *job;
-        let early = match method.rewind {
-            Some(epoch) => Some(base.snapshots.get(&epoch).cloned().ok_or_else(|| {
-                let kept = base.snapshots.keys().map(usize::to_string).collect::<Vec<_>>().join(", ");
-                Error::setting("rewind", format!("an epoch whose weights were kept ({kept})"), epoch)
-            })?),
-            None => None,
-        };
+        let mut current = self.begin(job)?;
         if method.rounds == 0 {
             return Err(Error::setting("rounds", "at least 1", 0));
         }
         let dense = self.architecture.graph(job.size)?;
-        let (ratios, granularity) = match &method.pruner {
-            Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } => {
-                (self.ratios.resolve_weights(&dense, &selection.skip)?, Granularity::Weight)
-            }
-            _ => (self.ratios.resolve(&dense, method.skip())?, Granularity::Filter),
-        };
+        let (ratios, granularity) = self.resolved(method, &dense)?;
         record.base = base.record.clone();
         record.retraining = self.retraining.record(&self.data.augmentation);
         record.mean_jsv[0] = self.mean_jsv::<B>(&self.architecture, &base.state, device)?;
-        let mut current =
-            Stage { config: self.architecture.clone(), state: base.state.clone(), masks: None, early };
         let mut trained = Trained { state: base.state.clone(), accuracies: Vec::new(), epochs: 0.0 };
         let (mut epochs, mut computation) = (0.0, 0.0);
         for round in 1..=method.rounds {
@@ -398,17 +468,26 @@ where
             epochs += trained.epochs + growth;
             computation += (trained.epochs + growth) * share;
             current = next;
-            record.mean_jsv[1] = self.mean_jsv::<B>(&current.config, &current.state, device)?;
-            let after = self.evaluate::<B::InnerBackend>(&current.config, &current.state, device.inner())?;
-            record.accuracy = Accuracies { after_pruning: Some(after), ..Accuracies::default() };
+            self.measure_pruned::<B>(record, &current.config, &current.state, device)?;
             let seed = seed.wrapping_add((round as u64) << 32);
             let network = current.state.network::<A, B>(&current.config, device)?;
             let mut training = self.training::<B>(&self.retraining, job.progress.clone())?;
             if let Some(masks) = &current.masks {
                 training = training.with_hook(masks.hook::<A, B>(&current.config, &network)?);
             }
+            let curve = match (self.jsv_every, self.jsv_images) {
+                (0, _) | (_, 0) => None,
+                (every, images) => {
+                    Some(Curve::new(self.data.test_images::<B>(images, device)?, Mode::Eval, every)?)
+                }
+            };
+            if let Some(curve) = &curve {
+                training = training.with_hook(curve.clone());
+            }
             let plan = Plan { recipe: &self.retraining, seed, path: format!("{path}/retraining") };
             trained = self.train::<B>(training, &current.config, network, plan, device)?;
+            let measured = curve.iter().flat_map(Curve::measured);
+            record.mean_jsv_by_epoch = measured.map(|(epoch, summary)| (epoch, summary.mean)).collect();
         }
         record.pruning = PruningRecord {
             granularity: Some(granularity),

@@ -138,11 +138,11 @@ fn by_filter(width: usize, pruned: &[usize], go: f32, stay: f32) -> Vec<f32> {
     values
 }
 
-/// Values along one dimension of a tensor with `D`.
-fn along<B: Backend, const D: usize>(values: &[f32], dim: usize, device: &B::Device) -> Tensor<B, D> {
+/// Values along one dimension of a tensor like another.
+fn along<B: Backend, const D: usize>(values: &[f32], dim: usize, like: &Tensor<B, D>) -> Tensor<B, D> {
     let mut shape = [1; D];
     shape[dim] = values.len();
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+    Tensor::<B, D>::from_data(TensorData::new(values.to_vec(), shape), &like.device()).cast(like.dtype())
 }
 
 /// The rows of a weight, `[filters, ...]`, and back.
@@ -179,7 +179,7 @@ fn pull<B: AutodiffBackend, M: AutodiffModule<B>>(
             }
             let Some(gradient) = self.gradients.remove::<B::InnerBackend, D>(param.id) else { return };
             let dim = if let Part::Weight(dim) = part { dim } else { 0 };
-            let lambda = along::<B::InnerBackend, D>(lambda, dim, &gradient.device());
+            let lambda = along(lambda, dim, &gradient);
             self.gradients.register(param.id, gradient + param.val().inner() * lambda);
         }
     }
@@ -234,7 +234,7 @@ fn cleared<B: AutodiffBackend, M: AutodiffModule<B>>(
             let requires_gradient = tensor.is_require_grad();
             let stays = by_filter(tensor.dims()[dim], pruned, 0.0, 1.0);
             let values = tensor.inner();
-            let stays = along::<B::InnerBackend, D>(&stays, dim, &values.device());
+            let stays = along(&stays, dim, &values);
             let mut tensor = Tensor::from_inner(values * stays);
             if requires_gradient {
                 tensor = tensor.require_grad();

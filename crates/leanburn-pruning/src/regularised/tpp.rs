@@ -90,15 +90,15 @@ impl TppConfig {
         let state = State::of::<A, B>(config, network)?;
         let kept = selection.select(&graph, &state, None, ratios)?;
         let mut layers = Vec::new();
-        for layer in graph.learnable() {
+        for (place, layer) in graph.learnable().enumerate() {
             let pruned = kept.pruned(layer.name())?.to_vec();
             // Without a filter to lose, a layer has a penalty where all filters have one.
             if !pruned.is_empty() || self.scheme == Scheme::Isometric {
                 let width = layer.outputs().len();
-                layers.push(TppLayer { name: layer.name().to_owned(), width, pruned });
+                layers.push(TppLayer { name: layer.name().to_owned(), place, width, pruned });
             }
         }
-        let needed = layers.len() * self.zero_out_every;
+        let needed = layers.last().map_or(0, |layer| (layer.place + 1) * self.zero_out_every);
         if self.stabilise < needed {
             let expected = format!("at least {needed}, so that every layer is set to zero");
             return Err(Error::setting("stabilise", expected, self.stabilise));
@@ -130,6 +130,8 @@ impl TppConfig {
 #[derive(Debug, Clone)]
 struct TppLayer {
     name: String,
+    /// Its place among all layers that multiply by weights.
+    place: usize,
     width: usize,
     pruned: Vec<usize>,
 }
@@ -199,10 +201,9 @@ impl<I: Backend> Tpp<I> {
     /// After the optimiser's step: sets filters to zero, one layer after the other, once the penalty is full.
     pub fn stepped<B: AutodiffBackend, N: AutodiffModule<B>>(&self, step: usize, network: N) -> N {
         let Phase::Stabilise(start) = self.phase else { return network };
-        let due = |place: usize| step - start >= (place + 1) * self.config.zero_out_every;
-        let layers = self.layers.iter().enumerate();
+        let due = |layer: &TppLayer| step - start >= (layer.place + 1) * self.config.zero_out_every;
         let pruned: Vec<Option<&[usize]>> =
-            layers.map(|(place, layer)| due(place).then_some(&layer.pruned[..])).collect();
+            self.layers.iter().map(|layer| due(layer).then_some(&layer.pruned[..])).collect();
         if pruned.iter().all(Option::is_none) {
             return network;
         }
