@@ -112,7 +112,7 @@ fn method(options: &Options, kind: MethodKind, seed: u64) -> Method {
         if options.network == Network::Mlp7Linear { Activation::Linear } else { Activation::Relu };
     let filters = |selection| Pruner::Filters(selection);
     let pruner = match kind {
-        MethodKind::L1 | MethodKind::L1OrthP => filters(selection()),
+        MethodKind::L1 | MethodKind::L1OrthP | MethodKind::L1Absorb => filters(selection()),
         MethodKind::Random => filters(selection().with_pick(Pick::Random { seed })),
         MethodKind::Max => filters(selection().with_pick(Pick::Max)),
         MethodKind::Taylor => filters(selection().with_criterion(Criterion::Taylor)),
@@ -133,6 +133,7 @@ fn method(options: &Options, kind: MethodKind, seed: u64) -> Method {
     let name = kind.to_possible_value().expect("methods have names").get_name().to_owned();
     let mut method = Method::new(&name, pruner).with_rounds(options.rounds);
     method.rewind = options.rewind.filter(|_| !matches!(method.pruner, Pruner::Scratch(_)));
+    method.absorb = (kind == MethodKind::L1Absorb).then_some(activation);
     if kind == MethodKind::L1OrthP {
         method.reinit = Method::orth_p(activation).reinit;
     }

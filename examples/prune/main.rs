@@ -159,6 +159,8 @@ enum MethodKind {
     L1,
     /// L1, then the weights' orthogonal factors.
     L1OrthP,
+    /// L1, where what reads a filter takes over the constant that it leaves.
+    L1Absorb,
     Random,
     /// Filters of the largest weights.
     Max,

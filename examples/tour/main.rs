@@ -9,6 +9,12 @@ use leanburn::{
     core::report::{Plot, RunFolder, Style},
     graph::lgi::{Rows, Strength},
     prelude::*,
+    pruning::{
+        Ratios,
+        pipeline::{ImageSets, Method, Pipeline, Recipe},
+        reinit::Activation,
+    },
+    vision::{sequential::SequentialConfig, transform::Sample},
 };
 use leanburn_examples::{Bar, Common, options};
 use serde::Serialize;
@@ -54,6 +60,7 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let mut rows = anomaly_detection(&options.common, &device, &folder)?;
     rows.extend(latent_graph(&options.common, &device, &folder)?);
+    rows.extend(pruning(&options.common, &device, &folder)?);
     let seconds = start.elapsed().as_secs_f64();
     folder.write_csv("results.csv", &rows)?;
     let report = Report { device: options.common.device, seed: options.common.seed, seconds, rows };
@@ -149,6 +156,57 @@ fn latent_graph(common: &Common, device: &DispatchDevice, folder: &RunFolder) ->
         rows.push(Row { method, data, metric, value, seconds });
     }
     folder.write_plot("lgi-digits.svg", &plot)?;
+    Ok(rows)
+}
+
+/// A LeNet-5 on the digits, and what is left of it without four in five filters of each layer: right after pruning, after
+/// some training, and the same with the isometry of its weights recovered first.
+fn pruning(common: &Common, device: &DispatchDevice, folder: &RunFolder) -> Result<Vec<Row>> {
+    const DATA: &str = "digits, LeNet-5, 1/14 MACs";
+    let sample = |(values, label)| (Sample { shape: [1, 32, 32], values }, label);
+    let samples = leanburn_datasets::digit_images().into_iter().map(sample).collect();
+    let recipe = |epochs, rates: &str| -> Result<Recipe> {
+        Ok(Recipe::new(epochs, rates.parse()?).with_batch_size(64).with_weight_decay(1e-4))
+    };
+    let pipeline = Pipeline {
+        name: "LeNet-5".to_owned(),
+        architecture: SequentialConfig::lenet5(1, 10),
+        data: ImageSets::held_out("digits", samples, 360, common.seed)?,
+        ratios: Ratios::Uniform(0.8),
+        base: recipe(8, "0:0.01,6:0.001")?,
+        retraining: recipe(8, "0:0.01,6:0.001")?,
+        jsv_images: 0,
+        jsv_every: 0,
+        latency_batch: 0,
+        checkpoints: None,
+    };
+    let mut rows = Vec::new();
+    let mut add = |method, data, percent: Option<f64>, start: Instant| {
+        let (metric, value) = ("accuracy", percent.map_or(f64::NAN, |percent| percent / 100.0));
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{method:<18} {data:<28} {metric:<10} {value:>8.3} {seconds:>7.2} s");
+        rows.push(Row { method, data, metric, value, seconds });
+    };
+    let start = Instant::now();
+    let bar = Bar::new("dense");
+    let base = pipeline.train_base::<Dispatch>(common.seed, &[], device, move |epoch, accuracy| {
+        bar.accuracy(epoch, 8, accuracy);
+    })?;
+    add("dense", "digits, LeNet-5", base.record.accuracy, start);
+    let mut plot = Plot::new("digits, LeNet-5 of 1/14 MACs", "epoch of retraining", "test accuracy, %");
+    for (name, method) in [("L1", Method::l1()), ("L1 + OrthP", Method::orth_p(Activation::Relu))] {
+        let start = Instant::now();
+        let bar = Bar::new(name);
+        let show = move |epoch, accuracy| bar.accuracy(epoch, 8, accuracy);
+        let record = pipeline.run::<Dispatch>(&base, &method, common.seed, device, show)?.record;
+        if name == "L1" {
+            add("L1, not retrained", DATA, record.accuracy.after_pruning, start);
+        }
+        add(if name == "L1" { "L1, retrained" } else { "L1 + OrthP" }, DATA, record.accuracy.last, start);
+        let points = record.accuracy.by_epoch.iter().enumerate();
+        plot = plot.with(name, Style::Line, points.map(|(epoch, value)| (epoch as f64 + 1.0, *value)));
+    }
+    folder.write_plot("pruning-digits.svg", &plot)?;
     Ok(rows)
 }
 

@@ -30,6 +30,16 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// Its value.
+    pub(crate) fn of(self, x: f64) -> f64 {
+        match self {
+            Self::Linear => x,
+            Self::Relu => x.max(0.0),
+            Self::Tanh => x.tanh(),
+            Self::LeakyRelu => x.max(0.01 * x),
+        }
+    }
+
     /// The factor, PyTorch's `calculate_gain`.
     pub fn gain(self) -> f64 {
         match self {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Kept, Prunable, State,
+    reinit::Activation,
     state::{by_output, device_of},
 };
 
@@ -81,6 +82,83 @@ pub fn removed(graph: &Graph, state: &State, kept: &Kept) -> Result<State> {
         }
     }
     Ok(tensors)
+}
+
+/// A state in which the constants that filters leave behind are part of the layers that read them, so that
+/// [`removed`] gives what masking the weights alone gives ([`Mask::Weights`]): exactly without padding, and nearly with.
+///
+/// A filter without weights gives a constant: its bias, through batch norm and the activation. What a layer makes of it is
+/// added to its bias, or taken from the running mean of the batch norm behind it. Channels that several layers give
+/// together are no constants, and are left as they are.
+///
+/// - activation: what stands between layers
+///
+/// # Errors
+///
+/// When `kept` or the state are of another network.
+pub fn absorbed(graph: &Graph, mut state: State, kept: &Kept, activation: Activation) -> Result<State> {
+    let norm_behind = |layer: &Layer| {
+        let same =
+            |other: &&Layer| other.kind() == LayerKind::BatchNorm && other.outputs() == layer.outputs();
+        graph.layers().iter().find(same).map(|norm| norm.name().to_owned())
+    };
+    let values = |state: &State, name: String| -> Result<Vec<f64>> {
+        Ok(state.tensor(&name)?.iter::<f64>().collect())
+    };
+    // A filter without weights takes over nothing: what it leaves is known from the start.
+    let original = state.clone();
+    for layer in graph.learnable() {
+        let pruned = kept.pruned(layer.name())?;
+        let producers =
+            |group: usize| graph.learnable().filter(|other| other.outputs().contains(&group)).count();
+        let mut constants = std::collections::BTreeMap::new();
+        for &filter in pruned.iter().filter(|filter| producers(layer.outputs()[**filter]) == 1) {
+            let mut constant = 0.0;
+            if layer.has_bias() {
+                constant = values(&original, format!("{}.bias", layer.name()))?[filter];
+            }
+            if let Some(norm) = norm_behind(layer) {
+                let part =
+                    |part: &str| -> Result<f64> { Ok(values(&original, format!("{norm}.{part}"))?[filter]) };
+                let [scale, shift] = [part("weight")?, part("bias")?];
+                let [mean, variance] = [part("running_mean")?, part("running_var")?];
+                constant = (constant - mean) / (variance + 1e-5).sqrt() * scale + shift;
+            }
+            constants.insert(layer.outputs()[filter], activation.of(constant));
+        }
+        if constants.is_empty() {
+            continue;
+        }
+        for reader in graph.learnable().filter(|reader| has_input_columns(reader)) {
+            let inputs: Vec<f64> = reader
+                .inputs()
+                .iter()
+                .map(|g| g.and_then(|g| constants.get(&g)).copied().unwrap_or(0.0))
+                .collect();
+            if inputs.iter().all(|constant| *constant == 0.0) {
+                continue;
+            }
+            let (weights, columns) = state.weight(reader)?;
+            let kernel = columns / inputs.len();
+            let of_row = |row: &[f32]| -> f64 {
+                let taps = row.chunks(kernel).zip(&inputs);
+                taps.map(|(taps, constant)| taps.iter().map(|tap| f64::from(*tap)).sum::<f64>() * constant)
+                    .sum()
+            };
+            let added: Vec<f64> = weights.chunks(columns).map(of_row).collect();
+            let (name, sign) = match (reader.has_bias(), norm_behind(reader)) {
+                (true, _) => (format!("{}.bias", reader.name()), 1.0),
+                (false, Some(norm)) => (format!("{norm}.running_mean"), -1.0),
+                // Nothing there takes a constant.
+                (false, None) => continue,
+            };
+            let old = values(&state, name.clone())?;
+            let moved = old.iter().zip(&added).map(|(value, added)| (value + sign * added) as f32);
+            let data = TensorData::new(moved.collect::<Vec<f32>>(), [old.len()]);
+            state.set(name, data);
+        }
+    }
+    Ok(state)
 }
 
 /// A state with the filters that go set to zero.
@@ -203,6 +281,57 @@ mod tests {
         // Projections couple whole stages.
         agrees(&ResNetConfig::cifar_blocks(&[2, 2], 8, 10, true), [3, 16, 16], &Ratios::Uniform(0.5));
         agrees(&ResNetConfig::torchvision(&[1, 2], true, 10), [3, 32, 32], &Ratios::Uniform(0.3));
+    }
+
+    /// What is left when constants are absorbed, and when they are not, against masked weights.
+    fn distances<A: Prunable>(config: &A, [channels, height, width]: [usize; 3], ratios: &Ratios) -> [f32; 2]
+    where
+        A::Network<Autodiff<Flex>>: AutodiffModule<Autodiff<Flex>, InnerModule = A::Network<Flex>>,
+    {
+        let (device, size) = (Default::default(), [height, width]);
+        let mut generator = Generator::new(9);
+        let network = config.init::<Autodiff<Flex>>(&mut generator, &device).unwrap();
+        for _ in 0..3 {
+            network.forward(generator.normal([4, channels, height, width], &device));
+        }
+        let network = network.valid();
+        let graph = config.graph(size).unwrap();
+        let mut state = State::of::<A, Flex>(config, &network).unwrap();
+        // Norms that shift, so that constants pass the activation.
+        for layer in graph.layers().iter().filter(|layer| layer.kind() == LayerKind::BatchNorm) {
+            let shift = generator.normals(layer.outputs().len());
+            state.set(format!("{}.bias", layer.name()), TensorData::new(shift, [layer.outputs().len()]));
+        }
+        let kept = Selection::new().select(&graph, &state, None, ratios).unwrap();
+        let images: Tensor<Flex, 4> = generator.normal([4, channels, height, width], &device);
+        let masked = masked(&graph, state.clone(), &kept, Mask::Weights).unwrap();
+        let target = masked.network::<A, Flex>(config, &device).unwrap().forward(images.clone());
+        let smaller = config.pruned(&kept).unwrap();
+        let absorbed = absorbed(&graph, state.clone(), &kept, Activation::Relu).unwrap();
+        [absorbed, state].map(|state| {
+            let small =
+                removed(&graph, &state, &kept).unwrap().network::<A, Flex>(&smaller, &device).unwrap();
+            (small.forward(images.clone()) - target.clone()).abs().max().into_scalar()
+        })
+    }
+
+    #[test]
+    fn constants_are_absorbed() {
+        let uniform = Ratios::Uniform(0.4);
+        for (config, input) in [
+            (SequentialConfig::lenet5(1, 10), [1, 32, 32]),
+            (SequentialConfig::mlp([1, 8, 8], &[20, 30, 10], true), [1, 8, 8]),
+        ] {
+            let [absorbed, dropped] = distances(&config, input, &uniform);
+            assert!(absorbed < 1e-5 && dropped > 1e-3, "{absorbed} and {dropped}");
+        }
+        // With padding, the edges differ.
+        let [absorbed, dropped] = distances(&SequentialConfig::vgg(11, 10).unwrap(), [3, 32, 32], &uniform);
+        assert!(absorbed < 0.8 * dropped, "{absorbed} and {dropped}");
+        let inner = Ratios::patterns([("layer*.conv1", 0.5)]);
+        let resnet = ResNetConfig::cifar(20, 10, false).unwrap();
+        let [absorbed, dropped] = distances(&resnet, [3, 16, 16], &inner);
+        assert!(absorbed < 0.5 * dropped, "{absorbed} and {dropped}");
     }
 
     #[test]

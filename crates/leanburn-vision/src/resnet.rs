@@ -200,6 +200,33 @@ impl ResNetConfig {
         Ok(config)
     }
 
+    /// A checkpoint of a CIFAR ResNet in the lottery-ticket form (`conv`, `bn`, `blocks.I`, `shortcut`, `fc`; option B),
+    /// under the names of this one. A block with a shortcut of its own begins a stage.
+    ///
+    /// # Errors
+    ///
+    /// When two tensors would have one name.
+    pub fn from_lottery_names(checkpoint: Checkpoint) -> Result<Checkpoint> {
+        let blocks = checkpoint.names().filter(|name| name.ends_with(".conv1.weight")).count();
+        let begins = |block: &usize| checkpoint.shape(&format!("blocks.{block}.shortcut.0.weight")).is_some();
+        let starts: Vec<usize> = (0..blocks).filter(|block| *block == 0 || begins(block)).collect();
+        checkpoint.renamed(|name| {
+            let Some((block, rest)) = name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.'))
+            else {
+                return match name.split_once('.') {
+                    Some(("conv", rest)) => format!("conv1.{rest}"),
+                    Some(("bn", rest)) => format!("bn1.{rest}"),
+                    Some(("fc", rest)) => format!("linear.{rest}"),
+                    _ => name.to_owned(),
+                };
+            };
+            let block: usize = block.parse().unwrap_or(0);
+            let stage = starts.iter().filter(|start| **start <= block).count();
+            let first = stage.checked_sub(1).map_or(0, |stage| starts[stage]);
+            format!("layer{stage}.{}.{}", block - first, rest.replace("shortcut.", "downsample."))
+        })
+    }
+
     /// Checks that every stage has blocks, all of one kind, and that widths fit.
     fn check(&self) -> Result<()> {
         let mut input = self.stem_width;
@@ -621,6 +648,32 @@ mod tests {
             cifar.stages[2].blocks[1] = vec![1];
             round_trip(&cifar, ResNetConfig::infer);
         }
+    }
+
+    #[test]
+    fn lottery_tickets_are_renamed() {
+        let config = ResNetConfig::cifar_blocks(&[2, 1], 4, 3, true);
+        let network = config.init::<burn_flex::Flex>(&mut Generator::new(1), &Default::default()).unwrap();
+        let tensors =
+            leanburn_core::checkpoint::tensors(&network, |path| config.published_name(path)).unwrap();
+        let theirs = |name: &str| {
+            let name = name.replace("layer1.0.", "blocks.0.").replace("layer1.1.", "blocks.1.");
+            let name = name.replace("layer2.0.", "blocks.2.").replace("downsample.", "shortcut.");
+            match name.split_once('.') {
+                Some(("conv1", rest)) => format!("conv.{rest}"),
+                Some(("bn1", rest)) => format!("bn.{rest}"),
+                Some(("linear", rest)) => format!("fc.{rest}"),
+                _ => name,
+            }
+        };
+        let ticket = tensors.iter().map(|(name, data)| (theirs(name), data.clone()));
+        let ticket =
+            Checkpoint::from_tensors("a ticket", ticket.collect::<std::collections::BTreeMap<_, _>>());
+        let found = ResNetConfig::from_lottery_names(ticket).unwrap();
+        assert_eq!(format!("{:?}", ResNetConfig::infer(&found).unwrap()), format!("{config:?}"));
+        let loaded = config.load::<burn_flex::Flex>(&found, &Default::default()).unwrap();
+        let again = leanburn_core::checkpoint::tensors(&loaded, |path| config.published_name(path)).unwrap();
+        assert_eq!(again, tensors);
     }
 
     #[test]

@@ -133,6 +133,30 @@ impl Checkpoint {
         self
     }
 
+    /// The same tensors under other names.
+    ///
+    /// - names: the new name of each
+    ///
+    /// # Errors
+    ///
+    /// When two tensors would have one name.
+    pub fn renamed(mut self, names: impl Fn(&str) -> String) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in std::mem::take(&mut self.tensors) {
+            let renamed = names(&name);
+            if tensors.insert(renamed.clone(), tensor).is_some() {
+                return Err(Error::format(
+                    &self.path,
+                    format!("tensor `{renamed}`"),
+                    "one of its name",
+                    "two",
+                ));
+            }
+        }
+        self.tensors = tensors;
+        Ok(self)
+    }
+
     /// Keeps the file's element types; otherwise values are cast to the module's.
     pub fn keep_types(mut self) -> Self {
         self.keep_types = true;

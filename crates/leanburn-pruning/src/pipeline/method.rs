@@ -76,6 +76,10 @@ pub struct Method {
     /// How the remaining weights are made anew, for which activation.
     #[serde(default)]
     pub reinit: Option<(Reinit, Activation)>,
+    /// The activation through which the constants that filters leave behind are
+    /// [absorbed](crate::surgery::absorbed); without it they are dropped with the filters.
+    #[serde(default)]
+    pub absorb: Option<Activation>,
     /// In how many rounds of pruning and retraining; each leaves the same part of what the round before has left.
     #[serde(default = "one")]
     pub rounds: usize,
@@ -92,7 +96,7 @@ fn one() -> usize {
 impl Method {
     /// In one round, without reinitialisation.
     pub fn new(name: &str, pruner: Pruner) -> Self {
-        Self { name: name.to_owned(), pruner, reinit: None, rounds: 1, rewind: None }
+        Self { name: name.to_owned(), pruner, reinit: None, absorb: None, rounds: 1, rewind: None }
     }
 
     /// L1 pruning.
@@ -105,6 +109,13 @@ impl Method {
     /// - activation: the network's
     pub fn orth_p(activation: Activation) -> Self {
         Self { name: "L1 + OrthP".to_owned(), reinit: Some((Reinit::OrthP, activation)), ..Self::l1() }
+    }
+
+    /// With constants absorbed, see [`absorb`](Self::absorb).
+    #[must_use]
+    pub fn with_absorbed(mut self, activation: Activation) -> Self {
+        self.absorb = Some(activation);
+        self
     }
 
     /// With another number of rounds.

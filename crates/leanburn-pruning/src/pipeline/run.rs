@@ -602,10 +602,10 @@ where
             }
         };
         let early = early.map(|early| surgery::removed(&graph, &early, &kept)).transpose()?;
-        state = match &early {
-            Some(early) => early.clone(),
-            None => surgery::removed(&graph, &state, &kept)?,
-        };
+        if let Some(activation) = method.absorb {
+            state = surgery::absorbed(&graph, state, &kept, activation)?;
+        }
+        state = early.clone().map_or_else(|| surgery::removed(&graph, &state, &kept), Ok)?;
         let config = config.pruned(&kept)?;
         state = job.renewed(&config.graph(size)?, state)?;
         Ok((Stage { config, state, masks: None, early }, growth))
