@@ -101,6 +101,7 @@ fn pipeline<A: Clone, D>(
         jsv_images: options.jsv_images,
         jsv_every: usize::from(options.task == Task::Trainability),
         latency_batch: if options.task == Task::Trainability { 0 } else { options.latency_batch },
+        dashboard: options.dashboard,
         checkpoints: options.resume.then(|| folder.file("checkpoints")),
     })
 }
@@ -111,28 +112,44 @@ fn method(options: &Options, kind: MethodKind, seed: u64) -> Method {
     let activation =
         if options.network == Network::Mlp7Linear { Activation::Linear } else { Activation::Relu };
     let filters = |selection| Pruner::Filters(selection);
+    let greg = |config: GregConfig| {
+        let config = config
+            .with_granularity(options.granularity)
+            .with_update_every(options.update_every)
+            .with_stabilise(options.stabilise);
+        Pruner::Greg { config, selection: selection(), rate: RATE }
+    };
     let pruner = match kind {
         MethodKind::L1 | MethodKind::L1OrthP | MethodKind::L1Absorb => filters(selection()),
         MethodKind::Random => filters(selection().with_pick(Pick::Random { seed })),
         MethodKind::Max => filters(selection().with_pick(Pick::Max)),
         MethodKind::Taylor => filters(selection().with_criterion(Criterion::Taylor)),
         MethodKind::Global => filters(selection().with_scope(Scope::Global)),
-        MethodKind::Greg1 => Pruner::Greg { config: GregConfig::one(), selection: selection(), rate: RATE },
-        MethodKind::Greg2 => Pruner::Greg { config: GregConfig::two(), selection: selection(), rate: RATE },
+        MethodKind::Greg1 => greg(GregConfig::one()),
+        MethodKind::Greg2 => greg(GregConfig::two()),
         MethodKind::Tpp => {
             // Without batch norm there is nothing behind the filters to be penalised.
             let norms = options.network.is_for_colours();
-            let config = TppConfig::new().with_norm_penalty(norms);
+            let config = TppConfig::new()
+                .with_granularity(options.granularity)
+                .with_update_every(options.update_every)
+                .with_stabilise(options.stabilise)
+                .with_norm_penalty(norms);
             Pruner::Tpp { config, selection: selection(), rate: RATE }
         }
         MethodKind::Magnitude => Pruner::Weights(WeightSelection::default()),
+        MethodKind::TwoOfFour => {
+            Pruner::Blocks { removed: 2, block: 4, skip: vec![options.network.classifier().to_owned()] }
+        }
+        MethodKind::ScratchSparse => Pruner::SparseScratch(WeightSelection::default(), ScratchEpochs::Base),
         MethodKind::Scratch => Pruner::Scratch(ScratchEpochs::Base),
         MethodKind::ScratchE => Pruner::Scratch(ScratchEpochs::Equal),
         MethodKind::ScratchB => Pruner::Scratch(ScratchEpochs::Budget),
     };
     let name = kind.to_possible_value().expect("methods have names").get_name().to_owned();
     let mut method = Method::new(&name, pruner).with_rounds(options.rounds);
-    method.rewind = options.rewind.filter(|_| !matches!(method.pruner, Pruner::Scratch(_)));
+    let is_scratch = matches!(method.pruner, Pruner::Scratch(_) | Pruner::SparseScratch(..));
+    method.rewind = options.rewind.filter(|_| !is_scratch);
     method.absorb = (kind == MethodKind::L1Absorb).then_some(activation);
     if kind == MethodKind::L1OrthP {
         method.reinit = Method::orth_p(activation).reinit;
@@ -180,6 +197,7 @@ where
 {
     let device = options.common.device()?;
     let mut pipeline = pipeline(options, &architecture, data, folder)?;
+    pipeline.check()?;
     if options.task == Task::Trainability {
         return trainability(options, &mut pipeline, checkpoint, folder, &device);
     }
@@ -190,19 +208,26 @@ where
             pipeline.retraining =
                 Recipe { epochs: retraining.epochs, rates: retraining.rates.clone(), ..pipeline.retraining };
             for &kind in &options.method {
-                // Scratch training has no retraining, and need not be repeated for each.
+                // Scratch training of the base recipe has no retraining, and need not be repeated for each.
                 let mut method = method(options, kind, seed);
-                let scratch = matches!(method.pruner, Pruner::Scratch(_));
-                if scratch && records.iter().any(|r| r.name == method.name && r.seed == Some(seed)) {
+                let repeats = !matches!(
+                    method.pruner,
+                    Pruner::Scratch(ScratchEpochs::Base) | Pruner::SparseScratch(_, ScratchEpochs::Base)
+                );
+                if !repeats && records.iter().any(|r| r.name == method.name && r.seed == Some(seed)) {
                     continue;
                 }
-                if options.task == Task::Compare && options.retraining.len() > 1 && !scratch {
-                    let first = retraining.rates.by_epoch(retraining.epochs.max(1))[0];
-                    method.name = format!("{}, {} epochs from {first}", method.name, retraining.epochs);
+                if options.task != Task::CrossValidate && options.retraining.len() > 1 && repeats {
+                    method.name = format!("{}, {}@{}", method.name, retraining.epochs, retraining.rates);
+                }
+                let saved = folder.file(&file_name(&method.name, seed));
+                if options.task == Task::Prune && options.resume && saved.join("record.json").is_file() {
+                    records.extend(Record::open(saved.join("record.json"))?);
+                    continue;
                 }
                 let outcome = one(&pipeline, &base, &method, seed, &device)?;
                 if options.task == Task::Prune {
-                    save(&pipeline, &outcome, folder, &device)?;
+                    save(&pipeline, &outcome, &saved, &device)?;
                 }
                 records.push(outcome.record);
             }
@@ -243,25 +268,28 @@ where
     Ok(outcome)
 }
 
+/// The folder of a run: signs that some systems do not take are left out.
+fn file_name(method: &str, seed: u64) -> String {
+    let name = method.replace(", ", "-").replace(['@', ':', ','], "-");
+    format!("{name}-{seed}")
+}
+
 fn save<A, D>(
     pipeline: &Pipeline<A, D>,
     outcome: &Outcome<A>,
-    folder: &RunFolder,
+    folder: &Path,
     device: &DispatchDevice,
 ) -> Result<()>
 where
     A: Prunable + 'static,
     D: Dataset<Item = (Sample, usize)>,
 {
-    let record = &outcome.record;
-    let name = format!("{}-{}", record.name, record.seed.unwrap_or_default());
-    outcome.save::<Dispatch>(folder.file(&name), device)?;
     let [_, height, width] = pipeline.data.shape()?;
-    let graphs = [&pipeline.architecture, &outcome.config].map(|config| config.graph([height, width]));
-    let [dense, pruned] = graphs;
-    let layers = accounting::by_layer(&dense?, &pruned?)?;
+    let dense = pipeline.architecture.graph([height, width])?;
+    let layers = accounting::by_layer(&dense, &outcome.config.graph([height, width])?)?;
     print!("{}", accounting::text(&layers));
-    report::write_csv(folder.file(&name).join("layers.csv"), &layers)
+    outcome.save::<Dispatch>(folder, device)?;
+    report::write_csv(folder.join("layers.csv"), &layers)
 }
 
 /// Accuracies by epoch, of the first seed.
@@ -340,8 +368,7 @@ where
         };
         for &kind in &options.method {
             let mut method = method(options, kind, seed);
-            let first = retraining.rates.by_epoch(retraining.epochs.max(1))[0];
-            method.name = format!("{} from {first}", method.name);
+            method.name = format!("{}, {}@{}", method.name, retraining.epochs, retraining.rates);
             let record = one(pipeline, &base, &method, seed, device)?.record;
             let curve = record.mean_jsv_by_epoch.iter().map(|(epoch, value)| (*epoch as f64, *value));
             plot = plot.with(&method.name, Style::Line, curve);

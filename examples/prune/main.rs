@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use jobs::Retraining;
 use leanburn::{
-    core::{report::RunFolder, train::Dataset},
+    core::{
+        report::{self, RunFolder},
+        train::Dataset,
+    },
     prelude::*,
     pruning::{
         Ratios,
@@ -34,7 +37,7 @@ struct Options {
     /// The images.
     #[arg(long, value_enum, default_value = "digits")]
     data: Data,
-    /// The folder of a published data set, or of your own: `train` and `test` with a folder for each class.
+    /// The folder of a published data set, or of your own: `train` and `test` (or `val`) with a folder for each class.
     #[arg(long)]
     root: Option<PathBuf>,
     /// The network.
@@ -46,7 +49,7 @@ struct Options {
     /// The part of filters, or weights, that goes of each layer that is pruned.
     #[arg(long, default_value_t = 0.5)]
     ratio: f64,
-    /// Ratios by layer in its place: `conv1=0.5,layer*.conv1=0.7`; of several that match, the last counts.
+    /// Ratios in its place: `conv1=0.5,layer*.conv1=0.7`, of several that match the last counts; or `[0-3:0.5]` by number.
     #[arg(long)]
     ratios: Option<String>,
     /// Methods, separated by commas.
@@ -64,6 +67,15 @@ struct Options {
     /// How pruned networks are trained again, likewise; several times, to compare them.
     #[arg(long, default_value = "30@0:0.01,15:0.001,23:0.0001")]
     retraining: Vec<Retraining>,
+    /// Of GReg and TPP: what the penalty grows by at each update.
+    #[arg(long, default_value_t = 1e-4)]
+    granularity: f64,
+    /// Of GReg and TPP: steps from update to update.
+    #[arg(long, default_value_t = 10)]
+    update_every: usize,
+    /// Of GReg and TPP: steps for which the full penalty stays.
+    #[arg(long, default_value_t = 10_000)]
+    stabilise: usize,
     /// Images of a batch.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
@@ -91,6 +103,9 @@ struct Options {
     /// For which batch the time is measured; not at all with 0.
     #[arg(long, default_value_t = 16)]
     latency_batch: usize,
+    /// Whether burn-train's dashboard is shown, in a terminal.
+    #[arg(long)]
+    dashboard: bool,
     /// Whether trainings keep checkpoints in the output folder, from which they go on when they were interrupted.
     #[arg(long)]
     resume: bool,
@@ -173,6 +188,10 @@ enum MethodKind {
     Tpp,
     /// Single weights.
     Magnitude,
+    /// Two of each four weights.
+    TwoOfFour,
+    /// Large from the start, under the mask of `magnitude`.
+    ScratchSparse,
     /// Small from the start, trained as base models are.
     Scratch,
     /// The same for the epochs of the whole pipeline.
@@ -205,6 +224,7 @@ fn run(options: &Options) -> Result<()> {
     if !folder.file("config.json").exists() {
         folder.write_json("config.json", options)?;
     }
+    options.setup()?;
     if options.task == Task::Audit {
         audit(options, &folder)?;
     } else if options.data == Data::Digits {
@@ -227,6 +247,17 @@ impl Network {
         !matches!(self, Self::Mlp7 | Self::Mlp7Linear | Self::Lenet5)
     }
 
+    /// The name of the last layer.
+    fn classifier(self) -> &'static str {
+        match self {
+            Self::Mlp7 | Self::Mlp7Linear => "net.12",
+            Self::Lenet5 => "fc2",
+            Self::Resnet20 | Self::Resnet56 => "linear",
+            Self::Vgg19 => "classifier",
+            Self::Resnet18 | Self::Resnet34 | Self::Resnet50 => "fc",
+        }
+    }
+
     /// The layers that are pruned in the papers.
     fn ratios(self, ratio: f64) -> Ratios {
         match self {
@@ -242,17 +273,10 @@ impl Network {
 
 impl Options {
     fn ratios(&self) -> Result<Ratios> {
-        let Some(text) = &self.ratios else { return Ok(self.network.ratios(self.ratio)) };
-        let pairs = text.split(',').map(|pair| {
-            let parsed =
-                pair.split_once('=').and_then(|(name, ratio)| Some((name, ratio.trim().parse().ok()?)));
-            parsed.ok_or_else(|| Error::Setting {
-                field: "ratios".to_owned(),
-                expected: "`layer=ratio,layer=ratio`".to_owned(),
-                found: pair.to_owned(),
-            })
-        });
-        Ok(Ratios::patterns(pairs.collect::<Result<Vec<(&str, f64)>>>()?))
+        match &self.ratios {
+            Some(text) => text.parse(),
+            None => Ok(self.network.ratios(self.ratio)),
+        }
     }
 
     fn setup(&self) -> Result<Setup> {
@@ -265,7 +289,9 @@ impl Options {
             TotalKind::Epochs => Total::Epochs,
             TotalKind::Computation => Total::Computation,
         });
-        let by_sparsity = self.method.contains(&MethodKind::Magnitude);
+        let by_sparsity = [MethodKind::Magnitude, MethodKind::TwoOfFour, MethodKind::ScratchSparse]
+            .iter()
+            .any(|kind| self.method.contains(kind));
         Ok(Setup { level, total, by_sparsity })
     }
 
@@ -281,7 +307,14 @@ impl Options {
                 Data::Mnist | Data::FashionMnist => Images::idx(root, train),
                 Data::Cifar10 => Images::cifar10(root, train),
                 Data::Cifar100 => Images::cifar100(root, train),
-                _ => Images::folder(root.join(if train { "train" } else { "test" })),
+                _ if train => Images::folder(root.join("train")),
+                _ => Images::folder(
+                    ["test", "val"]
+                        .map(|part| root.join(part))
+                        .into_iter()
+                        .find(|part| part.is_dir())
+                        .unwrap_or_else(|| root.join("test")),
+                ),
             }
         };
         let [for_train, for_test] = match self.data {
@@ -308,9 +341,13 @@ fn on_images<D: Dataset<Item = (Sample, usize)>>(
         Some(checkpoint) => config.with_widths_of(checkpoint),
         None => Ok(config),
     };
-    let resnet = |config: ResNetConfig| match &checkpoint {
-        Some(checkpoint) => ResNetConfig::infer(checkpoint),
-        None => Ok(config),
+    // What the shapes do not tell, the configuration beside a file of this program does.
+    let beside = options.checkpoint.as_ref().map(|path| path.with_file_name("config.json"));
+    let beside = beside.filter(|path| path.is_file());
+    let resnet = |config: ResNetConfig| match (&checkpoint, &beside) {
+        (Some(_), Some(path)) => report::read_json(path),
+        (Some(checkpoint), None) => ResNetConfig::infer(checkpoint),
+        (None, _) => Ok(config),
     };
     let checkpoint = checkpoint.as_ref();
     match options.network {

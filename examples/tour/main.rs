@@ -178,6 +178,7 @@ fn pruning(common: &Common, device: &DispatchDevice, folder: &RunFolder) -> Resu
         jsv_images: 0,
         jsv_every: 0,
         latency_batch: 0,
+        dashboard: false,
         checkpoints: None,
     };
     let mut rows = Vec::new();

@@ -64,6 +64,7 @@ fn digits(relu: bool, ratio: f64) -> Pipeline<SequentialConfig, Samples> {
         jsv_images: 40,
         jsv_every: 0,
         latency_batch: 0,
+        dashboard: false,
         checkpoints: None,
     }
 }
@@ -87,6 +88,10 @@ fn a_larger_learning_rate_looks_better_until_trainability_is_recovered() {
     let large = run(&pipeline, &dense, &Method::l1());
     let max = Method::new("max", Pruner::Filters(Selection::new().with_pick(Pick::Max)));
     let max = run(&pipeline, &dense, &max);
+    let random = Selection::new().with_pick(Pick::Random { seed: 0 });
+    let random = run(&pipeline, &dense, &Method::new("random", Pruner::Filters(random)));
+    assert!(random.accuracy.last.unwrap() > max.accuracy.last.unwrap() + 10.0, "{:?}", random.accuracy.last);
+    assert!(random.mean_jsv[1] < large.mean_jsv[1] && max.mean_jsv[1] < random.mean_jsv[1]);
     let scratch = run(&pipeline, &dense, &Method::new("scratch", Pruner::Scratch(ScratchEpochs::Base)));
     pipeline.retraining.rates = "0:0.001,15:0.0001,23:0.00001".parse().unwrap();
     let small = run(&pipeline, &dense, &Method::l1());

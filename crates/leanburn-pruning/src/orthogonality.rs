@@ -151,12 +151,12 @@ pub(crate) fn gradient<B: Backend>(
     columns: Option<&Tensor<B, 2>>,
 ) -> Tensor<B, 2> {
     let [rows, width] = m.dims();
-    let mut excess = differences(m.clone(), pruned, scheme) * weight;
-    if let Scheme::Weighted { orthogonal } = scheme {
-        // Pairs that stay have this weight in place of the other.
-        let others = kept_pairs(&m, pruned) * (orthogonal / weight - 1.0) + 1.0;
-        excess = excess * others;
-    }
+    let excess = differences(m.clone(), pruned, scheme);
+    let excess = match scheme {
+        // Pairs that stay have a weight of their own.
+        Scheme::Weighted { orthogonal } => excess * (kept_pairs(&m, pruned) * (orthogonal - weight) + weight),
+        _ => excess * weight,
+    };
     let gradient = excess.matmul(m.clone()) * (4.0 / (rows * rows) as f64);
     match columns {
         Some(columns) => {

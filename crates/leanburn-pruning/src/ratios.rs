@@ -1,5 +1,7 @@
 //! How much of each layer goes.
 
+use std::str::FromStr;
+
 use globset::Glob;
 use leanburn_core::{
     Error, Result,
@@ -19,6 +21,9 @@ pub enum Ratios {
     Patterns(Vec<(String, f64)>),
     /// One for each convolution and linear layer, in the order in which they run.
     Layers(Vec<f64>),
+    /// By number, in the order in which layers run: the first and the last of each range, and its ratio; of several that
+    /// hold a layer the last one counts, and what none holds stays.
+    Ranges(Vec<(usize, usize, f64)>),
     /// For residual networks: one for the stem, one for each stage, one for the classifier. Of a stage go the
     /// convolutions within its blocks alone.
     Stages(Vec<f64>),
@@ -28,6 +33,23 @@ impl Ratios {
     /// By name, see [`Ratios::Patterns`].
     pub fn patterns<'a>(patterns: impl IntoIterator<Item = (&'a str, f64)>) -> Self {
         Self::Patterns(patterns.into_iter().map(|(pattern, ratio)| (pattern.to_owned(), ratio)).collect())
+    }
+
+    /// The ratios that a pruned network has, layer by layer.
+    ///
+    /// # Errors
+    ///
+    /// When the networks have other layers, or a layer is wider in the pruned one.
+    pub fn of(dense: &Graph, pruned: &Graph) -> Result<Self> {
+        let layers = dense.learnable().map(|layer| {
+            let (whole, left) = (layer.outputs().len(), pruned.layer(layer.name())?.outputs().len());
+            let gone = whole.checked_sub(left).ok_or_else(|| {
+                Error::data(format!("layer `{}`", layer.name()), format!("at most {whole} filters"), left)
+            })?;
+            // Half a filter less: what is meant must not be rounded up to one more.
+            Ok(if gone == 0 { 0.0 } else { (gone as f64 - 0.5) / whole as f64 })
+        });
+        Ok(Self::Layers(layers.collect::<Result<_>>()?))
     }
 
     /// The ratio of each convolution and linear layer, in the order in which they run.
@@ -69,6 +91,17 @@ impl Ratios {
                 }
                 ratios.iter().map(|&ratio| check(ratio)).collect::<Result<_>>()?
             }
+            Self::Ranges(ranges) => {
+                let mut ratios = vec![0.0; names.len()];
+                for &(first, last, ratio) in ranges {
+                    let layers = ratios.get_mut(first..=last).ok_or_else(|| {
+                        let expected = format!("ranges of the layers 0 to {}", names.len() - 1);
+                        Error::setting("ratios", expected, format!("{first}-{last}"))
+                    })?;
+                    layers.fill(check(ratio)?);
+                }
+                ratios
+            }
             Self::Stages(stages) => by_stage(stages, &names)?,
         };
         for pattern in skip {
@@ -89,8 +122,43 @@ impl Ratios {
                 Self::Patterns(patterns.iter().map(|(name, ratio)| (name.clone(), scaled(ratio))).collect())
             }
             Self::Layers(ratios) => Self::Layers(ratios.iter().map(scaled).collect()),
+            Self::Ranges(ranges) => Self::Ranges(
+                ranges.iter().map(|(first, last, ratio)| (*first, *last, scaled(ratio))).collect(),
+            ),
             Self::Stages(ratios) => Self::Stages(ratios.iter().map(scaled).collect()),
         }
+    }
+}
+
+impl FromStr for Ratios {
+    type Err = Error;
+
+    /// `0.5` for every layer; `conv1=0.5,layer*.conv1=0.7` by name; `[0-3:0.5,5:0.7]` by number, in the order in which
+    /// layers run, both ends included.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || {
+            let expected = "`0.5`, `layer=0.5,layer=0.7` or `[0-3:0.5,5:0.7]`";
+            Error::setting("ratios", expected, format!("`{text}`"))
+        };
+        let number = |text: &str| text.trim().parse::<f64>().map_err(|_| bad());
+        let text = text.trim();
+        if let Some(ranges) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            let range = |part: &str| {
+                let (layers, ratio) = part.split_once(':').ok_or_else(bad)?;
+                let (first, last) = layers.split_once('-').unwrap_or((layers, layers));
+                let index = |text: &str| text.trim().parse::<usize>().map_err(|_| bad());
+                Ok((index(first)?, index(last)?, number(ratio)?))
+            };
+            return Ok(Self::Ranges(ranges.split(',').map(range).collect::<Result<_>>()?));
+        }
+        if !text.contains('=') {
+            return number(text).map(Self::Uniform);
+        }
+        let pair = |part: &str| {
+            let (name, ratio) = part.split_once('=').ok_or_else(bad)?;
+            Ok((name.trim().to_owned(), number(ratio)?))
+        };
+        Ok(Self::Patterns(text.split(',').map(pair).collect::<Result<_>>()?))
     }
 }
 
@@ -151,6 +219,33 @@ mod tests {
 
     fn lenet() -> Graph {
         SequentialConfig::lenet5(1, 10).graph([32, 32]).unwrap()
+    }
+
+    #[test]
+    fn texts_are_ratios() {
+        let graph = SequentialConfig::lenet5(1, 10).graph([32, 32]).unwrap();
+        let resolved = |text: &str| text.parse::<Ratios>().unwrap().resolve(&graph, &[]);
+        assert_eq!(resolved("0.5").unwrap(), [0.5, 0.5, 0.5, 0.5, 0.0]);
+        assert_eq!(resolved("conv*=0.5,conv2=0.25").unwrap(), [0.5, 0.25, 0.5, 0.0, 0.0]);
+        assert_eq!(resolved("[1-3:0.5,2:0.25]").unwrap(), [0.0, 0.5, 0.25, 0.5, 0.0]);
+        assert!(resolved("[1-9:0.5]").unwrap_err().to_string().contains("0 to 4"));
+        assert!(resolved("[3-1:0.5]").is_err() && resolved("[1:1.5]").is_err());
+        for text in ["", "x", "conv1=", "conv1=0.5,0.5", "[1]", "[a:0.5]", "[1:0.5"] {
+            assert!(text.parse::<Ratios>().is_err(), "{text}");
+        }
+        let smaller = SequentialConfig::lenet5(1, 10);
+        let kept = crate::Kept::without(&graph, &[("conv2".to_owned(), vec![1, 2, 3])].into()).unwrap();
+        let smaller = crate::Prunable::pruned(&smaller, &kept).unwrap().graph([32, 32]).unwrap();
+        let ratios = Ratios::of(&graph, &smaller).unwrap().resolve(&graph, &[]).unwrap();
+        assert_eq!(
+            ratios
+                .iter()
+                .zip([6.0, 16.0, 120.0, 84.0, 10.0])
+                .map(|(r, n)| (r * n).ceil())
+                .collect::<Vec<_>>(),
+            [0.0, 3.0, 0.0, 0.0, 0.0]
+        );
+        assert!(Ratios::of(&smaller, &graph).is_err());
     }
 
     #[test]

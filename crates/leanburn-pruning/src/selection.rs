@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use burn::config::Config;
 use leanburn_core::{
     Error, Result,
-    architecture::{Graph, Layer, LayerKind},
+    architecture::{Graph, Layer},
     random::Generator,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Prunable, Ratios, State, numpy};
+use crate::{Prunable, Ratios, State, numpy, state::norm_behind};
 
 /// What a filter is worth.
 #[derive(Clone, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub enum Criterion {
     L2,
     /// The absolute scale of the batch norm behind it (Liu et al., 2017).
     BatchNormScale,
+    /// The mean absolute weight with which the layers behind read it: pruning of their input channels.
+    Readers,
     /// The mean of its absolute gradients.
     Gradient,
     /// The mean of its squared products of weight and gradient (Molchanov et al., 2019), first order.
@@ -41,6 +43,7 @@ impl fmt::Debug for Criterion {
             Self::L1 => "L1",
             Self::L2 => "L2",
             Self::BatchNormScale => "BatchNormScale",
+            Self::Readers => "Readers",
             Self::Gradient => "Gradient",
             Self::Taylor => "Taylor",
             Self::Custom(_) => "Custom",
@@ -93,15 +96,26 @@ impl Criterion {
                 mean(&products, columns, |v| v * v)
             }
             Self::BatchNormScale => {
-                let mut norms = graph.layers().iter().filter(|other| {
-                    other.kind() == LayerKind::BatchNorm && other.outputs() == layer.outputs()
-                });
-                let norm = norms.next().ok_or_else(|| {
+                let norm = norm_behind(graph, layer).ok_or_else(|| {
                     let location = format!("layer `{}`", layer.name());
                     Error::data(location, "a batch norm behind it, for this criterion", "none")
                 })?;
                 let scale = state.tensor(&format!("{}.weight", norm.name()))?;
                 scale.iter::<f64>().map(f64::abs).collect()
+            }
+            Self::Readers => {
+                let mut sums = vec![(0.0, 0_usize); layer.outputs().len()];
+                for reader in graph.learnable() {
+                    let scores = state.channel_scores(reader)?;
+                    // A flattened map has a column for each position; a depthwise layer reads its channels one by one.
+                    for (group, score) in reader.inputs().iter().zip(scores) {
+                        let place = layer.outputs().iter().position(|output| Some(*output) == *group);
+                        if let Some(sum) = place.and_then(|place| sums.get_mut(place)) {
+                            *sum = (sum.0 + score, sum.1 + 1);
+                        }
+                    }
+                }
+                sums.into_iter().map(|(sum, count)| sum / count.max(1) as f64).collect()
             }
             Self::Custom(score) => score(layer, state)?,
         })
@@ -710,6 +724,19 @@ mod tests {
         let selection = Selection::new().with_criterion(Criterion::Custom(by_place));
         let kept = selection.select(&graph, &state, None, &ratios).unwrap();
         assert_eq!(kept.outputs("features.0").unwrap(), (32..64).collect::<Vec<_>>());
+        // A filter that nothing reads goes first.
+        let mut unread = state.clone();
+        let name = "features.3.weight";
+        let name = if unread.tensor(name).is_ok() { name } else { "features.4.weight" };
+        let data = unread.tensor(name).unwrap();
+        let (shape, columns) = (data.shape.clone(), data.shape[1] * 9);
+        let mut values: Vec<f32> = data.iter::<f32>().collect();
+        values.chunks_mut(columns).for_each(|row| row[7 * 9..8 * 9].fill(0.0));
+        unread.set(name.to_owned(), burn::tensor::TensorData::new(values, shape));
+        let selection = Selection::new().with_criterion(Criterion::Readers);
+        let kept =
+            selection.select(&graph, &unread, None, &Ratios::patterns([("features.0", 0.01)])).unwrap();
+        assert_eq!(kept.pruned("features.0").unwrap(), [7]);
         let nothing: Score = Arc::new(|_, _| Ok(vec![f64::NAN]));
         let selection = Selection::new().with_criterion(Criterion::Custom(nothing));
         assert!(selection.select(&graph, &state, None, &ratios).unwrap_err().to_string().contains("finite"));

@@ -6,7 +6,7 @@ use burn::{
 };
 use leanburn_core::{
     Error, Result,
-    architecture::{Layer, LayerKind},
+    architecture::{Graph, Layer, LayerKind},
     checkpoint::{self, Checkpoint},
 };
 use leanburn_vision::Architecture;
@@ -65,10 +65,7 @@ impl State {
                 hash.update(value.to_le_bytes());
             }
         }
-        hash.finalize().iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hexadecimal(&hash.finalize())
     }
 
     /// The mean absolute weight of each input channel of a layer.
@@ -108,6 +105,14 @@ impl State {
     }
 }
 
+/// Bytes as a text.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// The names of a layer's tensors that have a value, or a row, for each output.
 pub(crate) fn by_output(layer: &Layer) -> Vec<String> {
     let parts: &[&str] = match layer.kind() {
@@ -116,6 +121,13 @@ pub(crate) fn by_output(layer: &Layer) -> Vec<String> {
         _ => &["weight"],
     };
     parts.iter().map(|part| format!("{}.{part}", layer.name())).collect()
+}
+
+/// The batch norm behind a layer: the first one that follows it on the same channels, before another layer gives them.
+pub(crate) fn norm_behind<'a>(graph: &'a Graph, layer: &Layer) -> Option<&'a Layer> {
+    let place = graph.layers().iter().position(|other| other.name() == layer.name())?;
+    let mut behind = graph.layers()[place + 1..].iter().filter(|other| other.outputs() == layer.outputs());
+    behind.next().filter(|next| next.kind() == LayerKind::BatchNorm)
 }
 
 /// The device of a network.

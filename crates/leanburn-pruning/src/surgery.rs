@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Kept, Prunable, State,
     reinit::Activation,
-    state::{by_output, device_of},
+    state::{by_output, device_of, norm_behind},
 };
 
 /// What of a filter is set to zero.
@@ -97,11 +97,7 @@ pub fn removed(graph: &Graph, state: &State, kept: &Kept) -> Result<State> {
 ///
 /// When `kept` or the state are of another network.
 pub fn absorbed(graph: &Graph, mut state: State, kept: &Kept, activation: Activation) -> Result<State> {
-    let norm_behind = |layer: &Layer| {
-        let same =
-            |other: &&Layer| other.kind() == LayerKind::BatchNorm && other.outputs() == layer.outputs();
-        graph.layers().iter().find(same).map(|norm| norm.name().to_owned())
-    };
+    let norm_of = |layer: &Layer| norm_behind(graph, layer).map(|norm| norm.name().to_owned());
     let values = |state: &State, name: String| -> Result<Vec<f64>> {
         Ok(state.tensor(&name)?.iter::<f64>().collect())
     };
@@ -117,7 +113,7 @@ pub fn absorbed(graph: &Graph, mut state: State, kept: &Kept, activation: Activa
             if layer.has_bias() {
                 constant = values(&original, format!("{}.bias", layer.name()))?[filter];
             }
-            if let Some(norm) = norm_behind(layer) {
+            if let Some(norm) = norm_of(layer) {
                 let part =
                     |part: &str| -> Result<f64> { Ok(values(&original, format!("{norm}.{part}"))?[filter]) };
                 let [scale, shift] = [part("weight")?, part("bias")?];
@@ -146,7 +142,7 @@ pub fn absorbed(graph: &Graph, mut state: State, kept: &Kept, activation: Activa
                     .sum()
             };
             let added: Vec<f64> = weights.chunks(columns).map(of_row).collect();
-            let (name, sign) = match (reader.has_bias(), norm_behind(reader)) {
+            let (name, sign) = match (reader.has_bias(), norm_of(reader)) {
                 (true, _) => (format!("{}.bias", reader.name()), 1.0),
                 (false, Some(norm)) => (format!("{norm}.running_mean"), -1.0),
                 // Nothing there takes a constant.
@@ -332,6 +328,11 @@ mod tests {
         let resnet = ResNetConfig::cifar(20, 10, false).unwrap();
         let [absorbed, dropped] = distances(&resnet, [3, 16, 16], &inner);
         assert!(absorbed < 0.5 * dropped, "{absorbed} and {dropped}");
+        // What a 1x1 convolution reads has no edge.
+        let middle = Ratios::patterns([("layer*.conv2", 0.5)]);
+        let bottleneck = ResNetConfig::torchvision(&[1, 2], true, 10);
+        let [absorbed, dropped] = distances(&bottleneck, [3, 32, 32], &middle);
+        assert!(absorbed < 1e-4 && dropped > 1e-2, "{absorbed} and {dropped}");
     }
 
     #[test]

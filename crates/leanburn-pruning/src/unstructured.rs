@@ -105,6 +105,59 @@ impl WeightSelection {
 }
 
 impl WeightMasks {
+    /// Masks of all convolutions and linear layers: those given, and whole ones.
+    ///
+    /// - masks: by layer, `true` for each weight that stays, in the order of PyTorch's layout
+    ///
+    /// # Errors
+    ///
+    /// When there is no such layer, or a mask has not one value a weight.
+    pub fn new(graph: &Graph, state: &State, mut masks: BTreeMap<String, Vec<bool>>) -> Result<Self> {
+        let layers = graph.learnable().map(|layer| {
+            let count = state.weight(layer)?.0.len();
+            let mask = masks.remove(layer.name()).unwrap_or_else(|| vec![true; count]);
+            if mask.len() != count {
+                let location = format!("mask of layer `{}`", layer.name());
+                return Err(Error::data(location, format!("{count} weights"), mask.len()));
+            }
+            Ok((layer.name().to_owned(), mask))
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        match masks.into_keys().next() {
+            Some(name) => Err(Error::data(format!("layer `{name}`"), "a known layer", "none")),
+            None => Ok(Self { layers }),
+        }
+    }
+
+    /// [`blockwise`] masks of all convolutions and linear layers whose weights are whole blocks.
+    ///
+    /// - skip: wildcards of layers that stay
+    ///
+    /// # Errors
+    ///
+    /// When as many weights or more go than there are in a block, or a wildcard matches no layer.
+    pub fn blockwise(
+        graph: &Graph,
+        state: &State,
+        removed: usize,
+        block: usize,
+        skip: &[String],
+    ) -> Result<Self> {
+        if removed >= block {
+            return Err(Error::setting("removed", format!("fewer than the {block} of a block"), removed));
+        }
+        let part = Ratios::Uniform(removed as f64 / block as f64).resolve_weights(graph, skip)?;
+        let mut masks = BTreeMap::new();
+        for (layer, part) in graph.learnable().zip(part) {
+            let (weights, columns) = state.weight(layer)?;
+            // A block must not reach into the next filter.
+            if part > 0.0 && columns.is_multiple_of(block) {
+                masks.insert(layer.name().to_owned(), blockwise(&weights, removed, block)?);
+            }
+        }
+        Self::new(graph, state, masks)
+    }
+
     /// The mask of a layer, `true` for each weight that stays, in the order of PyTorch's layout.
     ///
     /// # Errors

@@ -185,10 +185,11 @@ impl ResNetConfig {
                 Shortcut::Projection
             } else if width == input {
                 Shortcut::Identity
-            } else if width == 2 * input {
+            } else if width == 2 * input && stem_width.is_multiple_of(16) {
                 Shortcut::pad(input, width)
             } else {
-                let expected = "twice the channels of the stage before, or the configuration beside the file";
+                let expected =
+                    "16 channels or a multiple, doubled by each stage, or the configuration beside the file";
                 return Err(Error::data(format!("checkpoint, stage {stage}"), expected, width));
             };
             stages.push(StageConfig { width, stride: if stage == 1 { 1 } else { 2 }, shortcut, blocks });

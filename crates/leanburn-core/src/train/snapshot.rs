@@ -187,7 +187,7 @@ impl Snapshots {
 }
 
 /// What has diverged is not saved over what has not.
-fn check_finite<B: Backend, M: Module<B>>(step: usize, model: &M) -> Result<()> {
+pub(super) fn check_finite<B: Backend, M: Module<B>>(step: usize, model: &M) -> Result<()> {
     struct Sums<B: Backend>(Vec<Tensor<B, 1>>);
     impl<B: Backend> ModuleVisitor<B> for Sums<B> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {

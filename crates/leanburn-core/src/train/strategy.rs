@@ -26,7 +26,7 @@ use super::{
     average::moved,
     config::Components,
     parameters::{gradient_norm, scaled},
-    snapshot::{Position, Snapshots},
+    snapshot::{Position, Snapshots, check_finite},
 };
 use crate::{Error, Result};
 
@@ -325,7 +325,9 @@ where
     }
 
     fn save(&mut self) -> Result<()> {
-        let Some(snapshots) = &self.snapshots else { return Ok(()) };
+        let Some(snapshots) = &self.snapshots else {
+            return check_finite::<B::InnerBackend, _>(self.position.step, &self.model.valid());
+        };
         self.position.hooks = self.training.hooks.iter().map(|hook| hook.state()).collect();
         snapshots.save(&mut self.position, &self.model, self.average.as_ref(), &self.training.optimizer)
     }

@@ -206,9 +206,10 @@ impl Flag {
     /// The lowest level, or the total, under which it speaks against a comparison.
     fn matters(self, setup: &Setup) -> bool {
         let from = match self {
-            Self::BaseDiffers => Level::S2,
+            // Against scratch training the last rate counts from the start (the paper's first rule).
+            Self::BaseDiffers | Self::FinalLrDiffers => Level::S2,
             Self::FtEpochsDiffer => Level::S3_1,
-            Self::FtLrDiffers | Self::FtOtherDiffers | Self::FinalLrDiffers => Level::S3_2,
+            Self::FtLrDiffers | Self::FtOtherDiffers => Level::S3_2,
             Self::PruneEpochsDiffer => Level::S4_1,
             Self::PruneLrDiffers => Level::S4_2,
             Self::TotalEpochsDiffer => return setup.total == Some(Total::Epochs),
@@ -279,7 +280,7 @@ pub fn compare(a: &Record, b: &Record, setup: &Setup) -> Comparison {
     let granularity = |record: &Record| record.pruning.granularity;
     raise(Flag::GranularityDiffers, agree(granularity(a), granularity(b)) == Agreement::Differs);
     let last = |record: &Record| record.retraining.by_epoch().and_then(|rates| rates.last().copied());
-    raise(Flag::FinalLrDiffers, near(last(a), last(b), 1e-6) == Agreement::Differs);
+    raise(Flag::FinalLrDiffers, near(last(a), last(b), TOLERANCE) == Agreement::Differs);
     let epochs = near(a.total_epochs(), b.total_epochs(), 1e-9);
     raise(Flag::TotalEpochsDiffer, epochs == Agreement::Differs);
     let computation = near(a.total_computation(), b.total_computation(), TOLERANCE);
@@ -321,7 +322,7 @@ pub(super) fn own_flags(record: &Record) -> Vec<Flag> {
             }
         }
     }
-    if record.accuracy.best_on_test {
+    if record.accuracy.best_on_test == Some(true) {
         flags.push(Flag::BestOnTest);
     }
     flags
@@ -390,46 +391,61 @@ fn agreement(item: Item, a: &Record, b: &Record, setup: &Setup) -> Agreement {
     let mixed = a.is_scratch() != b.is_scratch();
     match item {
         Item::Data => {
-            let hashes = agree(a.data.hash.as_ref(), b.data.hash.as_ref());
-            let names = agree(a.data.name.as_ref(), b.data.name.as_ref());
-            all([names, if hashes == Agreement::Differs { hashes } else { Agreement::Equal }])
+            // What is told of split and samples must agree; papers rarely tell.
+            let told = |agreement| if agreement == Agreement::Unknown { Agreement::Equal } else { agreement };
+            all([
+                agree(a.data.name.as_ref(), b.data.name.as_ref()),
+                told(agree(a.data.split.as_ref(), b.data.split.as_ref())),
+                told(agree(a.data.hash.as_ref(), b.data.hash.as_ref())),
+            ])
         }
         Item::Architecture => agree(a.architecture.as_ref(), b.architecture.as_ref()),
         Item::Budget if setup.by_sparsity => near(a.sparsity(), b.sparsity(), TOLERANCE),
         Item::Budget => near(a.speedup(), b.speedup(), TOLERANCE),
         Item::Base if mixed => {
             let (scratch, pruned) = if a.is_scratch() { (a, b) } else { (b, a) };
-            recipe_of_base(&scratch.retraining, pruned)
+            match setup.total {
+                // The recipe is stretched to what is declared equal.
+                Some(Total::Epochs) => near(a.total_epochs(), b.total_epochs(), 1e-9),
+                Some(Total::Computation) => near(a.total_computation(), b.total_computation(), TOLERANCE),
+                None => recipe_of_base(&scratch.retraining, pruned),
+            }
         }
         Item::Base if a.is_scratch() => Agreement::Equal,
         Item::Base => match agree(a.base.hash.as_ref(), b.base.hash.as_ref()) {
             Agreement::Unknown => match (a.base.accuracy, b.base.accuracy) {
-                (Some(a), Some(b)) if (a - b).abs() <= 0.05 => Agreement::Equal,
+                (Some(a), Some(b)) if (a - b).abs() < 0.05 + 1e-9 => Agreement::Equal,
                 (Some(_), Some(_)) => Agreement::Differs,
                 _ => Agreement::Unknown,
             },
             known => known,
         },
+        Item::RetrainingOther if mixed => {
+            let (scratch, pruned) = if a.is_scratch() { (a, b) } else { (b, a) };
+            others_agree(&scratch.retraining, &pruned.base.training)
+        }
         _ if mixed => Agreement::Equal,
         Item::RetrainingEpochs => agree(a.retraining.epochs, b.retraining.epochs),
         Item::RetrainingRates => rates_agree(a.retraining.by_epoch(), b.retraining.by_epoch()),
-        Item::RetrainingOther => {
-            let (a, b) = (&a.retraining, &b.retraining);
-            all([
-                agree(a.warm_up, b.warm_up),
-                agree(a.optimizer.as_ref(), b.optimizer.as_ref()),
-                agree(a.momentum, b.momentum),
-                agree(a.weight_decay, b.weight_decay),
-                agree(a.batch_size, b.batch_size),
-                agree(a.augmentation.as_ref(), b.augmentation.as_ref()),
-                agree(a.label_smoothing, b.label_smoothing),
-                agree(a.distillation.as_ref(), b.distillation.as_ref()),
-                agree(a.average, b.average),
-            ])
-        }
+        Item::RetrainingOther => others_agree(&a.retraining, &b.retraining),
         Item::PruningEpochs => agree(a.pruning.epochs, b.pruning.epochs),
         Item::PruningRates => agree(a.pruning.rates.as_ref(), b.pruning.rates.as_ref()),
     }
+}
+
+/// Whether two trainings agree in all but epochs and rates.
+fn others_agree(a: &TrainingRecord, b: &TrainingRecord) -> Agreement {
+    all([
+        agree(a.warm_up, b.warm_up),
+        agree(a.optimizer.as_ref(), b.optimizer.as_ref()),
+        agree(a.momentum, b.momentum),
+        agree(a.weight_decay, b.weight_decay),
+        agree(a.batch_size, b.batch_size),
+        agree(a.augmentation.as_ref(), b.augmentation.as_ref()),
+        agree(a.label_smoothing, b.label_smoothing),
+        agree(a.distillation.as_ref(), b.distillation.as_ref()),
+        agree(a.average, b.average),
+    ])
 }
 
 /// Whether scratch training took the recipe of a base model, or, where a schedule goes on after pruning, the whole one.
@@ -558,6 +574,11 @@ mod tests {
         assert_eq!((found.level, found.flags), (Some(Level::S4_2), vec![Flag::FinalLrDiffers]));
         let found = compare(&pruned, &scratch, &setup(Some(Total::Epochs)));
         assert!(found.flags.contains(&Flag::TotalEpochsDiffer), "{:?}", found.flags);
+        let mut heavier = scratch.clone();
+        heavier.retraining.weight_decay = Some(1e-4);
+        let found = compare(&pruned, &heavier, &setup(None));
+        assert_eq!(found.level, Some(Level::S3_1));
+        assert!(found.flags.contains(&Flag::FtOtherDiffers));
         scratch.pruning.scratch = Some(Scratch::LargeSparse);
         assert!(compare(&pruned, &scratch, &setup(None)).flags.contains(&Flag::ScratchLargeSparse));
 
@@ -570,7 +591,7 @@ mod tests {
         let found = compare(&early, &scratch, &setup(Some(Total::Epochs)));
         assert_eq!((found.level, found.flags), (Some(Level::S4_2), vec![]));
         let found = compare(&early, &scratch, &setup(Some(Total::Computation)));
-        assert_eq!(found.flags, [Flag::TotalFlopsDiffer]);
+        assert_eq!(found.flags, [Flag::BaseDiffers, Flag::TotalFlopsDiffer]);
     }
 
     #[test]
@@ -585,7 +606,7 @@ mod tests {
         assert_eq!(own_flags(&record), [Flag::NotConverged]);
         record.retraining = training(120, "0:0.001,60:0.0001");
         record.pruning.ratios = Some([("conv1".to_owned(), 0.5)].into());
-        record.accuracy.best_on_test = true;
+        record.accuracy.best_on_test = Some(true);
         assert_eq!(own_flags(&record), [Flag::NotConverged, Flag::LrTooSmall, Flag::BestOnTest]);
         assert_eq!(Flag::FtLrDiffers.to_string(), "FT_LR_DIFFERS");
         assert_eq!(serde_json::to_string(&Flag::FtLrDiffers).unwrap(), "\"FT_LR_DIFFERS\"");

@@ -165,7 +165,7 @@ pub struct Accuracies {
     /// Of the best epoch.
     pub best: Option<f64>,
     /// Whether `last` is in truth the best epoch's, selected on the test data.
-    pub best_on_test: bool,
+    pub best_on_test: Option<bool>,
 }
 
 impl Record {

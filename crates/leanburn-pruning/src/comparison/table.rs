@@ -259,7 +259,12 @@ fn row(name: &str, records: &[&Record], reference: &[&Record], setup: &Setup) ->
             flags.extend(found.flags);
         }
     }
-    let few = records.len() < 3 || reference.len() < 3;
+    // Runs of one seed are one.
+    let seeds = |records: &[&Record]| {
+        let known: BTreeSet<u64> = records.iter().filter_map(|record| record.seed).collect();
+        known.len() + records.iter().filter(|record| record.seed.is_none()).count()
+    };
+    let few = seeds(records) < 3 || seeds(reference) < 3;
     let close = match (accuracy(records), accuracy(reference)) {
         (Some((a, a_std)), Some((b, b_std))) if !is_reference => (a - b).abs() <= a_std.max(b_std),
         _ => false,
@@ -286,7 +291,9 @@ fn row(name: &str, records: &[&Record], reference: &[&Record], setup: &Setup) ->
         latency: latency.map(|(mean, _)| mean),
         measured_speedup: dense.zip(latency).map(|((dense, _), (pruned, _))| dense / pruned),
         level,
-        is_fair: level.is_some_and(|level| level >= setup.level),
+        is_fair: level.is_some_and(|level| level >= setup.level)
+            && !flags.contains(&Flag::TotalEpochsDiffer)
+            && !flags.contains(&Flag::TotalFlopsDiffer),
         flags: flags.into_iter().collect(),
     }
 }

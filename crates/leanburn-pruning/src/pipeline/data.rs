@@ -7,7 +7,9 @@ use leanburn_vision::{
     transform::{Sample, stack},
 };
 
-use crate::comparison;
+use sha2::{Digest, Sha256};
+
+use crate::{comparison, state::hexadecimal};
 
 /// Training and test images.
 #[derive(Debug)]
@@ -35,6 +37,13 @@ impl ImageSets<Samples> {
         if test == 0 || test >= count {
             return Err(Error::setting("test", format!("1 to {}", count.saturating_sub(1)), test));
         }
+        let mut hash = Sha256::new();
+        for (Sample { shape, values }, label) in &samples {
+            hash.update(format!("{shape:?} {label}"));
+            for value in values {
+                hash.update(value.to_le_bytes());
+            }
+        }
         let order = Generator::new(seed).permutation(count);
         let mut taken: Vec<Option<(Sample, usize)>> = samples.into_iter().map(Some).collect();
         let mut part = |indices: &[usize]| {
@@ -43,7 +52,9 @@ impl ImageSets<Samples> {
         };
         let (test_set, train_set) = (part(&order[..test])?, part(&order[test..])?);
         let split = format!("{}/{test}, seed {seed}", count - test);
-        Self::new(name, &split, "none", train_set, test_set)
+        let mut sets = Self::new(name, &split, "none", train_set, test_set)?;
+        sets.description.hash = Some(hexadecimal(&hash.finalize()));
+        Ok(sets)
     }
 }
 

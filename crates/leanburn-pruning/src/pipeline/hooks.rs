@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -31,10 +32,16 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Hook<B, M> for Tell {
     }
 }
 
-/// Keeps the weights after some epochs.
+/// The file of the weights after an epoch.
+pub(super) fn kept_file(folder: &Path, epoch: usize) -> PathBuf {
+    folder.join(format!("epoch-{epoch}.safetensors"))
+}
+
+/// Keeps the weights after some epochs, in memory and, where trainings keep checkpoints, in files.
 pub(super) struct Keep<A> {
     pub(super) config: A,
     pub(super) epochs: Vec<usize>,
+    pub(super) folder: Option<PathBuf>,
     pub(super) states: Arc<Mutex<BTreeMap<usize, State>>>,
 }
 
@@ -45,6 +52,14 @@ where
     fn epoch_ended(&mut self, report: &EpochReport, model: &Supervised<B, A::Network<B>>) -> Result<()> {
         if self.epochs.contains(&report.epoch) {
             let state = State::of::<A, B>(&self.config, &model.network)?;
+            if let Some(folder) = &self.folder {
+                std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+                let file = kept_file(folder, report.epoch);
+                // An epoch that is trained again ends with the same weights.
+                if !file.exists() {
+                    self.config.save(&model.network, file)?;
+                }
+            }
             self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(report.epoch, state);
         }
         Ok(())

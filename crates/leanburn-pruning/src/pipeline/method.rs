@@ -27,6 +27,15 @@ pub enum Pruner {
     Filters(Selection),
     /// Single weights, at once. The network stays as large, with a mask that retraining keeps.
     Weights(WeightSelection),
+    /// Of each `block` weights in a row, the `removed` smallest (N:M sparsity), whatever the ratios.
+    Blocks {
+        /// How many go.
+        removed: usize,
+        /// Of how many.
+        block: usize,
+        /// Wildcards of layers that stay.
+        skip: Vec<String>,
+    },
     /// Growing regularisation.
     Greg {
         /// Its settings.
@@ -61,8 +70,11 @@ pub enum Pruner {
         /// How many ways may be tried.
         most: usize,
     },
-    /// Nothing: a small network with new weights is trained instead. Its widths are those that a selection leaves.
+    /// Nothing: a small network with new weights is trained instead, whose widths follow from the ratios alone.
     Scratch(ScratchEpochs),
+    /// Nothing: a large network with new weights is trained under the mask of the base model's weights, to compare with
+    /// the pruning of single weights.
+    SparseScratch(WeightSelection, ScratchEpochs),
 }
 
 /// A pruning method, as a comparison names it.
@@ -135,8 +147,10 @@ impl Method {
     /// Wildcards of layers that stay.
     pub(super) fn skip(&self) -> &[String] {
         match &self.pruner {
-            Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } => &selection.skip,
-            Pruner::Oracle { skip, .. } => skip,
+            Pruner::Weights(selection)
+            | Pruner::SparseScratch(selection, _)
+            | Pruner::GregWeights { selection, .. } => &selection.skip,
+            Pruner::Oracle { skip, .. } | Pruner::Blocks { skip, .. } => skip,
             Pruner::Filters(selection) | Pruner::Greg { selection, .. } | Pruner::Tpp { selection, .. } => {
                 &selection.skip
             }
@@ -154,7 +168,8 @@ impl Method {
             Pruner::Filters(selection) | Pruner::Greg { selection, .. } | Pruner::Tpp { selection, .. } => {
                 format!("{:?}, {:?}", selection.criterion, selection.pick)
             }
-            Pruner::Scratch(_) => "none".to_owned(),
+            Pruner::Blocks { removed, block, .. } => format!("magnitude, {removed} of {block}"),
+            Pruner::Scratch(_) | Pruner::SparseScratch(..) => "none".to_owned(),
         };
         match &self.reinit {
             Some((reinit, _)) => format!("{pruner}, then {reinit:?}"),

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -16,6 +16,7 @@ use burn::{
 use leanburn_core::{
     Error, Result,
     architecture::{Graph, Layer},
+    checkpoint::Checkpoint,
     loss::cross_entropy,
     metrics,
     random::{Generator, streams},
@@ -29,9 +30,11 @@ use leanburn_vision::{
     transform::Sample,
 };
 
+use sha2::{Digest, Sha256};
+
 use super::{
     ImageSets, Method, Pruner, Recipe, ScratchEpochs,
-    hooks::{Follow, Keep, Tell, gradients},
+    hooks::{Follow, Keep, Tell, gradients, kept_file},
 };
 use crate::{
     Kept, Prunable, Ratios, Selection, State,
@@ -39,7 +42,8 @@ use crate::{
     latency::Latency,
     oracle::oracle,
     schedules::scratch_b,
-    selection::{Criterion, removals},
+    selection::{Criterion, Scope, removals},
+    state::hexadecimal,
     surgery,
     trainability::{Curve, Mode, SingularValues},
     unstructured::WeightMasks,
@@ -66,6 +70,8 @@ pub struct Pipeline<A, D> {
     pub jsv_every: usize,
     /// For which batch latency is measured: 10 passes, and 50 that count; not at all with 0.
     pub latency_batch: usize,
+    /// Whether burn-train's dashboard is shown, if the program runs in a terminal.
+    pub dashboard: bool,
     /// Where trainings keep checkpoints, from which a run that was interrupted goes on.
     pub checkpoints: Option<PathBuf>,
 }
@@ -196,6 +202,7 @@ where
         B: AutodiffBackend,
         A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
     {
+        self.check()?;
         let mut generator = Generator::stream(seed, streams::INITIAL_WEIGHTS);
         let network = self.architecture.init::<B>(&mut generator, device)?;
         let snapshots = Arc::new(Mutex::new(BTreeMap::new()));
@@ -203,12 +210,25 @@ where
             let state = State::of::<A, B>(&self.architecture, &network)?;
             snapshots.lock().unwrap_or_else(PoisonError::into_inner).insert(0, state);
         }
-        let keep =
-            Keep { config: self.architecture.clone(), epochs: rewinds.to_vec(), states: snapshots.clone() };
+        let folder = self.checkpoints.as_ref().map(|folder| folder.join(format!("base-{seed}-kept")));
+        let keep = Keep {
+            config: self.architecture.clone(),
+            epochs: rewinds.to_vec(),
+            folder: folder.clone(),
+            states: snapshots.clone(),
+        };
         let training = self.training::<B>(&self.base, Arc::new(progress))?.with_hook(keep);
         let plan = Plan { recipe: &self.base, seed, path: format!("base-{seed}") };
         let trained = self.train::<B>(training, &self.architecture, network, plan, device)?;
-        let snapshots = std::mem::take(&mut *snapshots.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut snapshots = std::mem::take(&mut *snapshots.lock().unwrap_or_else(PoisonError::into_inner));
+        // Those of a run that was interrupted after them.
+        for &epoch in rewinds {
+            let file = folder.as_ref().map(|folder| kept_file(folder, epoch)).filter(|file| file.is_file());
+            if let (Some(file), Entry::Vacant(place)) = (file, snapshots.entry(epoch)) {
+                let network = self.architecture.load::<B>(&Checkpoint::open(file)?, device)?;
+                place.insert(State::of::<A, B>(&self.architecture, &network)?);
+            }
+        }
         let record = BaseRecord {
             hash: Some(trained.state.hash()),
             accuracy: trained.accuracies.last().copied(),
@@ -230,9 +250,28 @@ where
         training: TrainingRecord,
         device: &B::Device,
     ) -> Result<Base> {
+        self.check()?;
         let accuracy = self.evaluate::<B>(&self.architecture, &state, device)?;
         let record = BaseRecord { hash: Some(state.hash()), accuracy: Some(accuracy), training };
         Ok(Base { state, record, accuracies: Vec::new(), snapshots: BTreeMap::new() })
+    }
+
+    /// Checks what all runs have in common, before any of them takes its time.
+    ///
+    /// # Errors
+    ///
+    /// When the images are not those of the network, ratios are not of its layers, or a recipe is out of its range.
+    pub fn check(&self) -> Result<()> {
+        let [channels, height, width] = self.data.shape()?;
+        let graph = self.architecture.graph([height, width])?;
+        let inputs = graph.learnable().next().map_or(0, |layer| layer.inputs().len());
+        if ![channels, channels * height * width].contains(&inputs) {
+            let expected = format!("images for the {inputs} inputs of the network's first layer");
+            return Err(Error::data("images", expected, format!("{channels} x {height} x {width}")));
+        }
+        self.ratios.resolve(&graph, &[])?;
+        self.base.check()?;
+        self.retraining.check()
     }
 
     /// The accuracy of a network on the test images, in percent.
@@ -287,10 +326,9 @@ where
         let [channels, height, width] = self.data.shape()?;
         let job = Job { base, method, seed, size: [height, width], progress: Arc::new(progress), device };
         let mut record = self.record(&job)?;
-        let (stage, trained) = if let Pruner::Scratch(epochs) = method.pruner {
-            self.scratch::<B>(&job, epochs, &mut record)?
-        } else {
-            self.prune_and_retrain::<B>(&job, &mut record)?
+        let (stage, trained) = match method.pruner {
+            Pruner::Scratch(_) | Pruner::SparseScratch(..) => self.scratch::<B>(&job, &mut record)?,
+            _ => self.prune_and_retrain::<B>(&job, &mut record)?,
         };
         record.pruned = Some(stage.config.graph(job.size)?.cost());
         record.sparsity = stage.masks.as_ref().map(WeightMasks::sparsity);
@@ -327,7 +365,7 @@ where
         B: AutodiffBackend,
         A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
     {
-        if method.rounds != 1 || matches!(method.pruner, Pruner::Scratch(_)) {
+        if method.rounds != 1 || matches!(method.pruner, Pruner::Scratch(_) | Pruner::SparseScratch(..)) {
             let found = format!("{} in {} rounds", method.name, method.rounds);
             return Err(Error::setting("method", "one that prunes in one round", found));
         }
@@ -361,8 +399,14 @@ where
     /// The ratio of each layer of the dense network, and of what.
     fn resolved(&self, method: &Method, dense: &Graph) -> Result<(Vec<f64>, Granularity)> {
         Ok(match &method.pruner {
-            Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } => {
+            Pruner::Weights(selection)
+            | Pruner::SparseScratch(selection, _)
+            | Pruner::GregWeights { selection, .. } => {
                 (self.ratios.resolve_weights(dense, &selection.skip)?, Granularity::Weight)
+            }
+            Pruner::Blocks { removed, block, skip } => {
+                let part = *removed as f64 / *block as f64;
+                (Ratios::Uniform(part).resolve_weights(dense, skip)?, Granularity::Block)
             }
             _ => (self.ratios.resolve(dense, method.skip())?, Granularity::Filter),
         })
@@ -396,25 +440,32 @@ where
     {
         record.mean_jsv[1] = self.mean_jsv::<B>(config, state, device)?;
         let after = self.evaluate::<B::InnerBackend>(config, state, device.inner())?;
-        record.accuracy = Accuracies { after_pruning: Some(after), ..Accuracies::default() };
+        record.accuracy =
+            Accuracies { after_pruning: Some(after), best_on_test: Some(false), ..Accuracies::default() };
         Ok(())
     }
 
-    fn scratch<B>(
-        &self,
-        job: &Job<'_, B>,
-        epochs: ScratchEpochs,
-        record: &mut Record,
-    ) -> Result<(Stage<A>, Trained)>
+    fn scratch<B>(&self, job: &Job<'_, B>, record: &mut Record) -> Result<(Stage<A>, Trained)>
     where
         B: AutodiffBackend,
         A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
     {
         let graph = self.architecture.graph(job.size)?;
-        // Of which filters a layer is made does not matter, but of how many.
-        let selection = Selection::new().with_at_most(Some(0.995));
-        let kept = selection.select(&graph, &job.base.state, None, &self.ratios)?;
-        let config = self.architecture.pruned(&kept)?;
+        let (ratios, granularity) = self.resolved(job.method, &graph)?;
+        let mut masks = None;
+        let (config, epochs) = match &job.method.pruner {
+            Pruner::SparseScratch(selection, epochs) => {
+                masks = Some(selection.select(&graph, &job.base.state, &self.ratios)?);
+                (self.architecture.clone(), *epochs)
+            }
+            Pruner::Scratch(epochs) => {
+                // Of which filters a layer is made does not matter, but of how many.
+                let selection = Selection::new().with_at_most(Some(0.995));
+                let kept = selection.select(&graph, &job.base.state, None, &self.ratios)?;
+                (self.architecture.pruned(&kept)?, *epochs)
+            }
+            _ => unreachable!("the others prune"),
+        };
         let (first, second) = (self.base.epochs, self.retraining.epochs);
         let recipe = self.base.stretched(match epochs {
             ScratchEpochs::Base => first,
@@ -425,21 +476,27 @@ where
             }
         })?;
         let mut generator = Generator::stream(job.seed, streams::INITIAL_WEIGHTS);
-        let network = config.init::<B>(&mut generator, job.device)?;
-        let state = State::of::<A, B>(&config, &network)?;
+        let mut network = config.init::<B>(&mut generator, job.device)?;
+        let mut state = State::of::<A, B>(&config, &network)?;
         record.pruning = PruningRecord {
-            granularity: Some(Granularity::Filter),
-            ratios: Some(by_name(&graph, self.ratios.resolve(&graph, &selection.skip)?)),
+            granularity: Some(granularity),
+            ratios: Some(by_name(&graph, ratios)),
             criterion: Some(job.method.criterion()),
-            scratch: Some(Scratch::SmallDense),
+            scratch: Some(if masks.is_some() { Scratch::LargeSparse } else { Scratch::SmallDense }),
             ..PruningRecord::default()
         };
+        record.accuracy.best_on_test = Some(false);
         record.retraining = recipe.record(&self.data.augmentation);
-        let training = self.training::<B>(&recipe, job.progress.clone())?;
+        let mut training = self.training::<B>(&recipe, job.progress.clone())?;
+        if let Some(masks) = &masks {
+            state = masks.apply(state)?;
+            network = state.network::<A, B>(&config, job.device)?;
+            training = training.with_hook(masks.hook::<A, B>(&config, &network)?);
+        }
         let path = format!("{}-{}", job.method.name, job.seed);
         let plan = Plan { recipe: &recipe, seed: job.seed, path };
         let trained = self.train::<B>(training, &config, network, plan, job.device)?;
-        Ok((Stage { config, state, masks: None, early: None }, trained))
+        Ok((Stage { config, state, masks, early: None }, trained))
     }
 
     fn prune_and_retrain<B>(&self, job: &Job<'_, B>, record: &mut Record) -> Result<(Stage<A>, Trained)>
@@ -497,7 +554,7 @@ where
             computation: Some(computation),
             rates: Some(match &method.pruner {
                 Pruner::Greg { rate, .. } | Pruner::GregWeights { rate, .. } | Pruner::Tpp { rate, .. } => {
-                    rate.to_string()
+                    format!("0:{rate}")
                 }
                 _ if method.rounds > 1 => self.retraining.rates.to_string(),
                 _ => "none".to_owned(),
@@ -529,6 +586,11 @@ where
         // After this round: each round leaves the same part of what was there.
         let part = round as f64 / method.rounds as f64;
         let until = |ratio: f64| if round == method.rounds { ratio } else { 1.0 - (1.0 - ratio).powf(part) };
+        if let Pruner::Blocks { removed, block, skip } = &method.pruner {
+            let masks = WeightMasks::blockwise(&graph, &state, *removed, *block, skip)?;
+            state = masks.apply(early.clone().unwrap_or(state))?;
+            return Ok((Stage { config, state, masks: Some(masks), early }, 0.0));
+        }
         if let Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } = &method.pruner {
             let ratios = Ratios::Layers(ratios.iter().map(|ratio| until(*ratio)).collect());
             let (masks, growth) = if let Pruner::GregWeights { config: greg, rate, .. } = &method.pruner {
@@ -557,8 +619,18 @@ where
             let half = if matches!(method.pruner, Pruner::Oracle { .. }) { 0.5 } else { -0.5 };
             if goes == 0 { 0.0 } else { (goes as f64 + half) / left as f64 }
         };
-        let ratios =
-            Ratios::Layers(dense.learnable().zip(graph.learnable()).zip(ratios).map(of_layer).collect());
+        let global = matches!(&method.pruner, Pruner::Filters(selection) if selection.scope == Scope::Global);
+        let ratios = if global {
+            // One ratio for all: the part of what the rounds before have left.
+            let before = (round - 1) as f64 / method.rounds as f64;
+            let of_round = |ratio: &f64| {
+                let left = (1.0 - ratio).powf(before);
+                if *ratio == 0.0 { 0.0 } else { 1.0 - (1.0 - until(*ratio)) / left }
+            };
+            Ratios::Layers(ratios.iter().map(of_round).collect())
+        } else {
+            Ratios::Layers(dense.learnable().zip(graph.learnable()).zip(ratios).map(of_layer).collect())
+        };
         let mut growth = 0.0;
         let kept = match &method.pruner {
             Pruner::Filters(selection) => {
@@ -597,9 +669,11 @@ where
                 };
                 oracle(&graph, &ratios, skip, *most, loss)?
             }
-            Pruner::Weights(_) | Pruner::GregWeights { .. } | Pruner::Scratch(_) => {
-                unreachable!("they remove no filters here")
-            }
+            Pruner::Weights(_)
+            | Pruner::Blocks { .. }
+            | Pruner::GregWeights { .. }
+            | Pruner::Scratch(_)
+            | Pruner::SparseScratch(..) => unreachable!("they remove no filters here"),
         };
         let early = early.map(|early| surgery::removed(&graph, &early, &kept)).transpose()?;
         if let Some(activation) = method.absorb {
@@ -623,7 +697,8 @@ where
         } else {
             recipe.rates.by_step(recipe.epochs, steps, recipe.warm_up)?
         };
-        let config = TrainingConfig::new(recipe.epochs).with_average(recipe.average);
+        let config =
+            TrainingConfig::new(recipe.epochs).with_average(recipe.average).with_dashboard(self.dashboard);
         let groups = ParameterGroups::new(recipe.optimizer::<B::InnerBackend>());
         let mut training = Training::new(config, groups, schedule)?
             .with(|training| {
@@ -658,7 +733,9 @@ where
         let test = image_loader::<B::InnerBackend, _>(self.data.test.clone(), TEST_BATCH, device.inner())?;
         let mut model = Supervised::new(network);
         model.label_smoothing = recipe.label_smoothing;
-        let folder = self.checkpoints.as_ref().map(|folder| folder.join(path));
+        // Another recipe, or another network, is another training.
+        let identity = serde_json::to_string(&(recipe, config)).expect("configurations are JSON");
+        let folder = self.checkpoints.as_ref().map(|folder| folder.join(path).join(fingerprint(&identity)));
         let trained =
             training.resumed().run(folder.as_deref(), model, device, Arc::new(train), Arc::new(test))?;
         let state = match &trained.average {
@@ -713,6 +790,11 @@ const ENDLESS: usize = u32::MAX as usize;
 
 /// Images of a test batch; it has no influence on what is measured.
 const TEST_BATCH: usize = 256;
+
+/// A short name for a text.
+fn fingerprint(text: &str) -> String {
+    hexadecimal(&Sha256::digest(text.as_bytes())[..6])
+}
 
 /// Ratios by the names of layers, but 0.
 fn by_name(graph: &Graph, ratios: Vec<f64>) -> BTreeMap<String, f64> {

@@ -32,7 +32,7 @@ use leanburn_core::{
 use leanburn_vision::Architecture;
 use serde::{Deserialize, Serialize};
 
-use crate::{Kept, orthogonality};
+use crate::{Kept, orthogonality, state::norm_behind};
 
 /// Where a method stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,12 +95,7 @@ impl Sites {
             let dim = usize::from(layer.kind() == LayerKind::Linear);
             parts.insert(format!("{name}.weight"), (index, Part::Weight(dim)));
             parts.insert(format!("{name}.bias"), (index, Part::Bias));
-            let behind = graph
-                .layers()
-                .iter()
-                .filter(|other| other.kind() == LayerKind::BatchNorm && other.outputs() == layer.outputs());
-            // Of coupled layers each has its own: the one whose name differs in `conv` and `bn` alone, or the only one.
-            if let Some(norm) = behind.min_by_key(|norm| distance(norm.name(), name)) {
+            if let Some(norm) = norm_behind(graph, layer) {
                 for part in ["weight", "bias"] {
                     parts.insert(format!("{}.{part}", norm.name()), (index, Part::Norm));
                 }
@@ -120,13 +115,6 @@ impl Sites {
         }
         Ok(Self(sites))
     }
-}
-
-/// How far two names are from each other: what they do not share at their ends.
-fn distance(a: &str, b: &str) -> usize {
-    let front = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
-    let back = a.chars().rev().zip(b.chars().rev()).take_while(|(a, b)| a == b).count();
-    a.len().max(b.len()).saturating_sub(front + back)
 }
 
 /// One value for the filters that go, and one for those that stay.

@@ -168,7 +168,7 @@ impl<I: Backend> Tpp<I> {
         }
         self.done = self.phase.is_over(step, self.config.stabilise);
         let weight = self.config.decorrelation * self.penalty;
-        if weight == 0.0 {
+        if weight == 0.0 && !matches!(self.config.scheme, Scheme::Weighted { .. }) {
             return gradients;
         }
         let mut decorrelate = Decorrelate {
