@@ -92,7 +92,7 @@ impl Criterion {
             Self::Taylor => {
                 let (weights, columns) = state.weight(layer)?;
                 let (gradients, _) = gradients()?;
-                let products: Vec<f32> = weights.iter().zip(gradients).map(|(w, g)| w * g).collect();
+                let products: Vec<f32> = weights.iter().zip(gradients.iter()).map(|(w, g)| w * g).collect();
                 mean(&products, columns, |v| v * v)
             }
             Self::BatchNormScale => {

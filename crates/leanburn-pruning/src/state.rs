@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt::Write};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
 use burn::{
     module::Module,
@@ -47,10 +47,10 @@ impl State {
     }
 
     /// A layer's weight: its values as rows of `columns` for each output, and that number.
-    pub(crate) fn weight(&self, layer: &Layer) -> Result<(Vec<f32>, usize)> {
+    pub(crate) fn weight(&self, layer: &Layer) -> Result<(Cow<'_, [f32]>, usize)> {
         let data = self.tensor(&format!("{}.weight", layer.name()))?;
         let columns = data.shape[1..].iter().product();
-        Ok((data.iter::<f32>().collect(), columns))
+        Ok((floats(data), columns))
     }
 
     /// A hash (SHA-256) of all names, shapes and values: equal states have equal hashes, on any machine.
@@ -102,6 +102,14 @@ impl State {
     ) -> Result<A::Network<B>> {
         let checkpoint = Checkpoint::from_tensors("the pruned network", self.0.clone());
         config.load(&checkpoint, device)
+    }
+}
+
+/// The values of a tensor: where they lie, if they are in single precision.
+pub(crate) fn floats(data: &TensorData) -> Cow<'_, [f32]> {
+    match data.as_slice::<f32>() {
+        Ok(values) => Cow::Borrowed(values),
+        Err(_) => Cow::Owned(data.iter::<f32>().collect()),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Kept, Prunable, State,
     reinit::Activation,
-    state::{by_output, device_of, norm_behind},
+    state::{by_output, device_of, floats, norm_behind},
 };
 
 /// What of a filter is set to zero.
@@ -192,7 +192,7 @@ fn taken(data: &TensorData, dim: usize, indices: &[usize]) -> TensorData {
     let mut shape = data.shape.to_vec();
     let inner: usize = shape[dim + 1..].iter().product();
     let block = shape[dim] * inner;
-    let values: Vec<f32> = data.iter::<f32>().collect();
+    let values = floats(data);
     let kept = values.chunks(block.max(1)).flat_map(|chunk| {
         indices.iter().flat_map(move |&index| chunk[index * inner..(index + 1) * inner].iter().copied())
     });

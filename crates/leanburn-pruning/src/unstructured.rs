@@ -62,7 +62,7 @@ impl WeightSelection {
         let layers: Vec<&Layer> = graph.learnable().collect();
         let scores = layers.iter().map(|layer| {
             let (weights, _) = state.weight(layer)?;
-            Ok(weights.into_iter().map(f32::abs).collect::<Vec<f32>>())
+            Ok(weights.iter().map(|weight| weight.abs()).collect::<Vec<f32>>())
         });
         let scores = scores.collect::<Result<Vec<_>>>()?;
         let cap = |count: usize| (self.at_most * count as f64).floor() as usize;
