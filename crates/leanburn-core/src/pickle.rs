@@ -221,7 +221,8 @@ impl<R: BufRead> Machine<'_, R> {
                 b'R' | 0x81 => {
                     let arguments = self.pop(start)?;
                     let class = self.pop(start)?;
-                    if !matches!(self.nodes[class], Node::Global(_)) {
+                    // PyTorch's older files refer to the classes of modules as things outside.
+                    if !matches!(self.nodes[class], Node::Global(_) | Node::Persistent(_)) {
                         return Err(self.error(start, "a class to make an object of", "another value"));
                     }
                     let object = Object { class, arguments, state: None, entries: vec![] };

@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use burn::tensor::{DType, TensorData};
 use burn_store::{TensorSnapshot, pytorch::PytorchReader};
 use zip::{CompressionMethod, ZipArchive, result::ZipError};
 
@@ -20,14 +21,123 @@ use crate::{
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
     let error = |found: String| Error::format(path, "file", "a state dict saved by torch.save", found);
     check(path)?;
-    // The reader panics on some broken pickles; a user's file must not.
-    let reader = std::panic::catch_unwind(|| PytorchReader::new(path))
-        .map_err(|_| error("a broken pickle".to_owned()))?
-        .map_err(|e| error(e.to_string()))?;
-    if reader.is_empty() {
+    // The reader panics on some broken pickles; a user's file must not. It refuses files that hold pickled modules or
+    // other objects beside the tensors, which are passed over here.
+    let reader = std::panic::catch_unwind(|| PytorchReader::new(path));
+    let tensors: BTreeMap<String, TensorSnapshot> = match reader {
+        Ok(Ok(reader)) => reader.into_tensors().into_iter().collect(),
+        Ok(Err(_)) | Err(_) => among_objects(path)?,
+    };
+    if tensors.is_empty() {
         return Err(error("no tensor".to_owned()));
     }
-    Ok(reader.into_tensors().into_iter().collect())
+    Ok(tensors)
+}
+
+/// The tensors in the dictionaries of a file, whatever objects stand beside them.
+fn among_objects(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
+    let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+    let unreadable = |error: ZipError| Error::format(path, "archive", "a readable entry", error);
+    let mut parts = Vec::new();
+    let mut bytes = HashMap::new();
+    if let Ok(mut archive) = ZipArchive::new(&mut file) {
+        let mut read = |name: &str| -> Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            let mut entry = archive.by_name(name).map_err(unreadable)?;
+            entry.read_to_end(&mut bytes).map_err(Error::io(path))?;
+            Ok(bytes)
+        };
+        let names: Vec<String> = ZipArchive::new(File::open(path).map_err(Error::io(path))?)
+            .map_err(unreadable)?
+            .file_names()
+            .map(str::to_owned)
+            .collect();
+        let name = names.iter().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
+        let name = name.ok_or_else(|| Error::format(path, "archive", "an entry `data.pkl`", "none"))?;
+        let folder = name.trim_end_matches("data.pkl");
+        let pickle = read(name)?;
+        let pickle = Pickle::read(path, &mut &pickle[..], |_| true)?;
+        named(pickle.root(), "", DEEPEST, &mut parts);
+        for (_, Part { storage, .. }) in &parts {
+            if !bytes.contains_key(storage.key) {
+                bytes.insert(storage.key, read(&format!("{folder}data/{}", storage.key))?);
+            }
+        }
+        return assembled(path, &parts, &bytes);
+    }
+    file.rewind().map_err(Error::io(path))?;
+    for _ in 0..3 {
+        Pickle::read(path, &mut file, |_| false)?;
+    }
+    let pickle = Pickle::read(path, &mut file, |_| true)?;
+    let keys = Pickle::read(path, &mut file, |_| false)?;
+    named(pickle.root(), "", DEEPEST, &mut parts);
+    let sizes: HashMap<&str, u64> =
+        storages(path, &pickle)?.into_iter().map(|storage| (storage.key, storage.bytes)).collect();
+    for key in keys.root().items().into_iter().flatten() {
+        let key = key.text().unwrap_or_default();
+        let size = sizes.get(key).copied().unwrap_or(0);
+        file.seek_relative(8).map_err(Error::io(path))?;
+        let mut values = Vec::new();
+        Read::take(&mut file, size).read_to_end(&mut values).map_err(Error::io(path))?;
+        bytes.insert(key, values);
+    }
+    assembled(path, &parts, &bytes)
+}
+
+/// How many dictionaries may hold each other.
+const DEEPEST: usize = 8;
+
+/// The tensors of a dictionary and of those in it, by the names of their entries joined by dots.
+fn named<'a>(value: Value<'a>, name: &str, depth: usize, parts: &mut Vec<(String, Part<'a>)>) {
+    if depth == 0 {
+        return;
+    }
+    let object = value.object();
+    match object {
+        Some(("torch._utils _rebuild_tensor_v2" | "torch._utils _rebuild_tensor", arguments, _)) => {
+            parts.extend(Part::new(arguments).map(|part| (name.to_owned(), part)));
+        }
+        Some(("torch._utils _rebuild_parameter", arguments, _)) => {
+            if let Some(tensor) = arguments.items().and_then(|mut items| items.next()) {
+                named(tensor, name, depth - 1, parts);
+            }
+        }
+        // The state of any other object, a module say, is its own affair.
+        Some((class, ..)) if class != "collections OrderedDict" => {}
+        _ => {
+            for (key, value) in value.entries().into_iter().flatten() {
+                if let Some(key) = key.text() {
+                    let name = if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+                    named(value, &name, depth - 1, parts);
+                }
+            }
+        }
+    }
+}
+
+/// Tensors of the bytes of their storages, which were checked to hold them.
+fn assembled(
+    path: &Path,
+    parts: &[(String, Part)],
+    bytes: &HashMap<&str, Vec<u8>>,
+) -> Result<BTreeMap<String, TensorSnapshot>> {
+    let mut tensors = BTreeMap::new();
+    for (name, Part { offset, shape, storage, .. }) in parts {
+        // Counters and flags of other types are no weights.
+        let Some(dtype) = storage.dtype() else { continue };
+        let shape: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
+        let size = dtype.size();
+        let (start, count) = (*offset as usize * size, shape.iter().product::<usize>() * size);
+        let all = bytes.get(storage.key).map_or(&[][..], Vec::as_slice);
+        let own = all
+            .get(start..start + count)
+            .ok_or_else(|| storage.error(path, &format!("{} bytes", all.len())))?;
+        let data = TensorData::from_bytes_vec(own.to_vec(), shape, dtype);
+        let place = name.split('.').map(str::to_owned).collect();
+        tensors.insert(name.clone(), TensorSnapshot::from_data(data, place, vec![], Default::default()));
+    }
+    Ok(tensors)
 }
 
 /// Checks that every tensor of the file lies, without gaps, in a storage that is there in its whole length.
@@ -106,6 +216,7 @@ fn check_legacy(path: &Path, file: &mut BufReader<File>, length: u64) -> Result<
 
 /// Where values of tensors lie.
 struct Storage<'a> {
+    class: &'a str,
     key: &'a str,
     count: u64,
     bytes: u64,
@@ -124,8 +235,22 @@ impl<'a> Storage<'a> {
             _ => 1,
         };
         let count = u64::try_from(count.integer()?).ok()?;
-        let storage = Self { key: key.text()?, count, bytes: count.checked_mul(size)? };
+        let class = class.global()?;
+        let storage = Self { class, key: key.text()?, count, bytes: count.checked_mul(size)? };
         (kind.text() == Some("storage")).then_some(storage)
+    }
+
+    /// The type of its elements, if weights have it.
+    fn dtype(&self) -> Option<DType> {
+        Some(match self.class {
+            "torch DoubleStorage" => DType::F64,
+            "torch FloatStorage" => DType::F32,
+            "torch HalfStorage" => DType::F16,
+            "torch BFloat16Storage" => DType::BF16,
+            "torch LongStorage" => DType::I64,
+            "torch IntStorage" => DType::I32,
+            _ => return None,
+        })
     }
 
     fn error(&self, path: &Path, found: &str) -> Error {
