@@ -75,8 +75,12 @@ pub enum Reinit {
         /// The factor.
         factor: f64,
     },
+    /// PyTorch's default (`pth_reset`): weights and biases uniform within `1 / sqrt(fan_in)`, as of a network from scratch.
+    Uniform,
     /// Approximate isometry: gradient steps towards orthonormal rows.
     Approximate(ApproximateIsometry),
+    /// The same from the weights of [`Uniform`](Self::Uniform) on (`AI_scratch`).
+    ApproximateFromScratch(ApproximateIsometry),
 }
 
 /// Steps towards `W W^T = I`, of a fixed size in each weight: the published code makes its Adam anew at each step.
@@ -96,7 +100,16 @@ impl Default for ApproximateIsometry {
 
 impl Reinit {
     fn draws(&self) -> bool {
-        matches!(self, Self::Orthogonal | Self::DeltaOrthogonal | Self::KaimingNormal | Self::XavierUniform)
+        self.resets()
+            || matches!(
+                self,
+                Self::Orthogonal | Self::DeltaOrthogonal | Self::KaimingNormal | Self::XavierUniform
+            )
+    }
+
+    /// Whether biases are drawn as those of a network from scratch.
+    fn resets(&self) -> bool {
+        matches!(self, Self::Uniform | Self::ApproximateFromScratch(_))
     }
 
     /// A state with weights made anew.
@@ -124,6 +137,14 @@ impl Reinit {
             }
             if self.draws() {
                 clear(layer, &mut state)?;
+            }
+            if self.resets() && layer.is_learnable() && layer.has_bias() {
+                let columns: usize =
+                    state.tensor(&format!("{}.weight", layer.name()))?.shape[1..].iter().product();
+                let count = layer.outputs().len();
+                let bias = uniform::<B>(count, 1.0 / (columns as f64).sqrt(), generator, device);
+                let bias = bias.into_iter().map(|value| value as f32).collect::<Vec<f32>>();
+                state.set(format!("{}.bias", layer.name()), TensorData::new(bias, [count]));
             }
         }
         Ok(state)
@@ -161,11 +182,8 @@ impl Reinit {
                 values
             }
             Self::KaimingNormal => times(normals(generator, count), (2.0 / fan_in).sqrt()),
-            Self::XavierUniform => {
-                let bound = (6.0 / (fan_in + fan_out)).sqrt();
-                let draws = generator.uniform::<B, 1>([count], -1.0, 1.0, device).into_data();
-                draws.iter::<f64>().map(|draw| draw * bound).collect()
-            }
+            Self::XavierUniform => uniform::<B>(count, (6.0 / (fan_in + fan_out)).sqrt(), generator, device),
+            Self::Uniform => uniform::<B>(count, 1.0 / fan_in.sqrt(), generator, device),
             Self::Rescale { factor } => old().map(|value| value * factor).collect(),
             Self::RescaleStd { factor } => {
                 let std = unbiased_std(&old().collect::<Vec<_>>());
@@ -176,18 +194,26 @@ impl Reinit {
                 let scale = factor * (2.0 / fan_in).sqrt() / std;
                 old().map(|value| value * scale).collect()
             }
-            Self::Approximate(isometry) => {
-                let data = weight.clone().convert::<f32>();
-                let start = Tensor::<B, 1>::from_data(
-                    TensorData::new(data.to_vec::<f32>().unwrap_or_default(), [count]),
-                    device,
-                );
+            Self::Approximate(isometry) | Self::ApproximateFromScratch(isometry) => {
+                let start: Vec<f64> = if self.resets() {
+                    uniform::<B>(count, 1.0 / fan_in.sqrt(), generator, device)
+                } else {
+                    old().collect()
+                };
+                let start: Vec<f32> = start.into_iter().map(|value| value as f32).collect();
+                let start = Tensor::<B, 1>::from_data(TensorData::new(start, [count]), device);
                 let end = isometry.approach(start.reshape([rows, columns]), None);
                 return Ok(end.into_data().iter::<f32>().collect());
             }
         };
         Ok(values.into_iter().map(|value| value as f32).collect())
     }
+}
+
+/// Numbers drawn uniformly within a bound.
+fn uniform<B: Backend>(count: usize, bound: f64, generator: &mut Generator, device: &B::Device) -> Vec<f64> {
+    let draws = generator.uniform::<B, 1>([count], -1.0, 1.0, device).into_data();
+    draws.iter::<f64>().map(|draw| draw * bound).collect()
 }
 
 impl ApproximateIsometry {
@@ -313,6 +339,21 @@ mod tests {
         assert!(kaiming.tensor("classifier.bias").unwrap().iter::<f32>().all(|bias| bias == 0.0));
         let xavier = apply(Reinit::XavierUniform);
         assert!((deviation(&xavier) / (2.0_f64 / (fan_in + fan_out)).sqrt() - 1.0).abs() < 0.02);
+        let reset = apply(Reinit::Uniform);
+        let largest = |state: &State, name: &str| {
+            state
+                .tensor(name)
+                .unwrap()
+                .iter::<f64>()
+                .fold(0.0, |largest: f64, value| largest.max(value.abs()))
+        };
+        let bound = 1.0 / fan_in.sqrt();
+        assert!(largest(&reset, conv) <= bound && largest(&reset, conv) > 0.99 * bound);
+        let bias = largest(&reset, "classifier.bias");
+        assert!(bias > 0.0 && bias <= 1.0 / 512.0_f64.sqrt(), "{bias}");
+        let steps = ApproximateIsometry { steps: 1, rate: 1e-4 };
+        let stepped = apply(Reinit::ApproximateFromScratch(steps));
+        assert!(largest(&stepped, conv) <= bound + 1.1e-4 && stepped != apply(Reinit::Approximate(steps)));
         let rescaled = apply(Reinit::RescaleStd { factor: 1.5 });
         assert!((deviation(&rescaled) / (1.5 * (2.0_f64 / fan_in).sqrt()) - 1.0).abs() < 1e-3);
         assert_eq!(rescaled.tensor("classifier.bias").unwrap(), state.tensor("classifier.bias").unwrap());

@@ -162,6 +162,8 @@ pub struct Accuracies {
     pub by_epoch: Vec<f64>,
     /// After the last epoch.
     pub last: Option<f64>,
+    /// Whether the class is among the five most probable, after the last epoch; for more than five classes.
+    pub top5: Option<f64>,
     /// Of the best epoch.
     pub best: Option<f64>,
     /// Whether `last` is in truth the best epoch's, selected on the test data.

@@ -280,6 +280,17 @@ where
     ///
     /// When the state is of another network, or a sample cannot be read.
     pub fn evaluate<B: Backend>(&self, config: &A, state: &State, device: &B::Device) -> Result<f64> {
+        let (logits, labels) = self.test_logits::<B>(config, state, device)?;
+        Ok(100.0 * metrics::accuracy(&logits, &labels)?)
+    }
+
+    /// The logits of the test images, row by row, and their classes.
+    fn test_logits<B: Backend>(
+        &self,
+        config: &A,
+        state: &State,
+        device: &B::Device,
+    ) -> Result<(Vec<f32>, Vec<i64>)> {
         let network = state.network::<A, B>(config, device)?.fuse();
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         for batch in image_loader::<B, _>(self.data.test.clone(), TEST_BATCH, device)?.epoch(0, 0) {
@@ -287,7 +298,7 @@ where
             logits.extend(network.forward(batch.images).into_data().iter::<f32>());
             labels.extend(batch.labels.into_data().iter::<i64>());
         }
-        Ok(100.0 * metrics::accuracy(&logits, &labels)?)
+        Ok((logits, labels))
     }
 
     /// The mean cross-entropy of the training images.
@@ -334,6 +345,11 @@ where
         record.sparsity = stage.masks.as_ref().map(WeightMasks::sparsity);
         record.mean_jsv[2] = self.mean_jsv::<B>(&stage.config, &trained.state, device)?;
         record.accuracy.last = trained.accuracies.last().copied();
+        let (logits, labels) =
+            self.test_logits::<B::InnerBackend>(&stage.config, &trained.state, device.inner())?;
+        if logits.len() > 5 * labels.len() {
+            record.accuracy.top5 = Some(100.0 * metrics::top_k_accuracy(&logits, &labels, 5)?);
+        }
         record.accuracy.best = trained.accuracies.iter().copied().reduce(f64::max);
         record.accuracy.by_epoch = trained.accuracies;
         if self.latency_batch > 0 {
