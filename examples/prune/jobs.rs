@@ -1,6 +1,6 @@
 //! What is done with a network and its images.
 
-use std::{path::Path, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use clap::ValueEnum;
 use leanburn::{
@@ -49,15 +49,17 @@ impl FromStr for Retraining {
     }
 }
 
-/// Images with what records say of them.
-pub(crate) fn sets<D: Dataset<Item = (Sample, usize)>>(
-    name: &str,
-    split: &str,
-    augmentation: &str,
-    train: D,
-    test: D,
-) -> Result<ImageSets<D>> {
-    ImageSets::new(name, split, augmentation, train, test)
+impl fmt::Display for Retraining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.epochs, self.rates)
+    }
+}
+
+impl Retraining {
+    /// The recipe with these epochs and rates.
+    fn of(&self, recipe: &Recipe) -> Recipe {
+        Recipe { epochs: self.epochs, rates: self.rates.clone(), ..recipe.clone() }
+    }
 }
 
 /// The embedded digits; a fifth tests.
@@ -205,8 +207,7 @@ where
     for seed in (options.common.seed..).take(options.seeds as usize) {
         let base = base(options, &pipeline, checkpoint, seed, &device)?;
         for retraining in &options.retraining {
-            pipeline.retraining =
-                Recipe { epochs: retraining.epochs, rates: retraining.rates.clone(), ..pipeline.retraining };
+            pipeline.retraining = retraining.of(&pipeline.retraining);
             for &kind in &options.method {
                 // Scratch training of the base recipe has no retraining, and need not be repeated for each.
                 let mut method = method(options, kind, seed);
@@ -218,7 +219,7 @@ where
                     continue;
                 }
                 if options.task != Task::CrossValidate && options.retraining.len() > 1 && repeats {
-                    method.name = format!("{}, {}@{}", method.name, retraining.epochs, retraining.rates);
+                    method.name = format!("{}, {retraining}", method.name);
                 }
                 let saved = folder.file(&file_name(&method.name, seed));
                 if options.task == Task::Prune && options.resume && saved.join("record.json").is_file() {
@@ -361,14 +362,10 @@ where
     let mut plot = Plot::new("mean singular value over the retraining", "epoch", "");
     let mut records = Vec::new();
     for retraining in &options.retraining {
-        pipeline.retraining = Recipe {
-            epochs: retraining.epochs,
-            rates: retraining.rates.clone(),
-            ..pipeline.retraining.clone()
-        };
+        pipeline.retraining = retraining.of(&pipeline.retraining);
         for &kind in &options.method {
             let mut method = method(options, kind, seed);
-            method.name = format!("{}, {}@{}", method.name, retraining.epochs, retraining.rates);
+            method.name = format!("{}, {retraining}", method.name);
             let record = one(pipeline, &base, &method, seed, device)?.record;
             let curve = record.mean_jsv_by_epoch.iter().map(|(epoch, value)| (*epoch as f64, *value));
             plot = plot.with(&method.name, Style::Line, curve);

@@ -16,6 +16,7 @@ use leanburn::{
     pruning::{
         Ratios,
         comparison::{Level, Record, Setup, Table, Total, published},
+        pipeline::ImageSets,
     },
     vision::{
         data::Images,
@@ -235,7 +236,7 @@ fn run(options: &Options) -> Result<()> {
         let is_plain = matches!(options.data, Data::Mnist | Data::FashionMnist);
         let name = options.data.to_possible_value().expect("data sets have names");
         let augmentation = if is_plain { "none" } else { "crop, flip" };
-        let data = jobs::sets(name.get_name(), "published", augmentation, train, test)?;
+        let data = ImageSets::new(name.get_name(), "published", augmentation, train, test)?;
         on_images(options, data, classes, &folder)?;
     }
     println!("written: {}", folder.path().display());
@@ -332,7 +333,7 @@ impl Options {
 /// Picks the network's configuration; a checkpoint's widths are its own, so that pruned networks can be pruned again.
 fn on_images<D: Dataset<Item = (Sample, usize)>>(
     options: &Options,
-    data: leanburn::pruning::pipeline::ImageSets<D>,
+    data: ImageSets<D>,
     classes: usize,
     folder: &RunFolder,
 ) -> Result<()> {

@@ -107,24 +107,29 @@ pub fn absorbed(graph: &Graph, mut state: State, kept: &Kept, activation: Activa
         let pruned = kept.pruned(layer.name())?;
         let producers =
             |group: usize| graph.learnable().filter(|other| other.outputs().contains(&group)).count();
-        let mut constants = std::collections::BTreeMap::new();
-        for &filter in pruned.iter().filter(|filter| producers(layer.outputs()[**filter]) == 1) {
-            let mut constant = 0.0;
-            if layer.has_bias() {
-                constant = values(&original, format!("{}.bias", layer.name()))?[filter];
-            }
-            if let Some(norm) = norm_of(layer) {
-                let part =
-                    |part: &str| -> Result<f64> { Ok(values(&original, format!("{norm}.{part}"))?[filter]) };
-                let [scale, shift] = [part("weight")?, part("bias")?];
-                let [mean, variance] = [part("running_mean")?, part("running_var")?];
-                constant = (constant - mean) / (variance + 1e-5).sqrt() * scale + shift;
-            }
-            constants.insert(layer.outputs()[filter], activation.of(constant));
-        }
-        if constants.is_empty() {
+        let alone: Vec<usize> =
+            pruned.iter().copied().filter(|&filter| producers(layer.outputs()[filter]) == 1).collect();
+        if alone.is_empty() {
             continue;
         }
+        let bias =
+            layer.has_bias().then(|| values(&original, format!("{}.bias", layer.name()))).transpose()?;
+        let norm = match norm_of(layer) {
+            Some(norm) => {
+                let part = |part: &str| values(&original, format!("{norm}.{part}"));
+                Some([part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?])
+            }
+            None => None,
+        };
+        let constant = |filter: usize| {
+            let constant = bias.as_ref().map_or(0.0, |bias| bias[filter]);
+            activation.of(norm.as_ref().map_or(constant, |norm| {
+                let [scale, shift, mean, variance] = norm.each_ref().map(|part| part[filter]);
+                (constant - mean) / (variance + 1e-5).sqrt() * scale + shift
+            }))
+        };
+        let constants: std::collections::BTreeMap<usize, f64> =
+            alone.into_iter().map(|filter| (layer.outputs()[filter], constant(filter))).collect();
         for reader in graph.learnable().filter(|reader| has_input_columns(reader)) {
             let inputs: Vec<f64> = reader
                 .inputs()
@@ -224,6 +229,19 @@ mod tests {
     use leanburn_core::{checkpoint::Checkpoint, random::Generator};
     use leanburn_vision::{Classifier, resnet::ResNetConfig, sequential::SequentialConfig};
 
+    /// A network whose norms have statistics of some batches to remember.
+    fn remembering<A: Prunable>(config: &A, batch: [usize; 4], generator: &mut Generator) -> A::Network<Flex>
+    where
+        A::Network<Autodiff<Flex>>: AutodiffModule<Autodiff<Flex>, InnerModule = A::Network<Flex>>,
+    {
+        let device = Default::default();
+        let network = config.init::<Autodiff<Flex>>(generator, &device).unwrap();
+        for _ in 0..3 {
+            network.forward(generator.normal(batch, &device));
+        }
+        network.valid()
+    }
+
     /// Removing gives what masking gives; masking weights alone does not, where constants remain.
     fn agrees<A: Prunable>(config: &A, [channels, height, width]: [usize; 3], ratios: &Ratios)
     where
@@ -232,12 +250,7 @@ mod tests {
         let device = Default::default();
         let size = [height, width];
         let mut generator = Generator::new(9);
-        let network = config.init::<Autodiff<Flex>>(&mut generator, &device).unwrap();
-        // Batches give the norms statistics to remember.
-        for _ in 0..3 {
-            network.forward(generator.normal([4, channels, height, width], &device));
-        }
-        let network = network.valid();
+        let network = remembering(config, [4, channels, height, width], &mut generator);
         let graph = config.graph(size).unwrap();
         let state = State::of::<A, Flex>(config, &network).unwrap();
         let kept = Selection::new().select(&graph, &state, None, ratios).unwrap();
@@ -286,11 +299,7 @@ mod tests {
     {
         let (device, size) = (Default::default(), [height, width]);
         let mut generator = Generator::new(9);
-        let network = config.init::<Autodiff<Flex>>(&mut generator, &device).unwrap();
-        for _ in 0..3 {
-            network.forward(generator.normal([4, channels, height, width], &device));
-        }
-        let network = network.valid();
+        let network = remembering(config, [4, channels, height, width], &mut generator);
         let graph = config.graph(size).unwrap();
         let mut state = State::of::<A, Flex>(config, &network).unwrap();
         // Norms that shift, so that constants pass the activation.

@@ -41,21 +41,17 @@ fn among_objects(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
     let mut parts = Vec::new();
     let mut bytes = HashMap::new();
     if let Ok(mut archive) = ZipArchive::new(&mut file) {
+        let name = archive.file_names().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
+        let name = name.map(str::to_owned);
+        let name = name.ok_or_else(|| Error::format(path, "archive", "an entry `data.pkl`", "none"))?;
         let mut read = |name: &str| -> Result<Vec<u8>> {
             let mut bytes = Vec::new();
             let mut entry = archive.by_name(name).map_err(unreadable)?;
             entry.read_to_end(&mut bytes).map_err(Error::io(path))?;
             Ok(bytes)
         };
-        let names: Vec<String> = ZipArchive::new(File::open(path).map_err(Error::io(path))?)
-            .map_err(unreadable)?
-            .file_names()
-            .map(str::to_owned)
-            .collect();
-        let name = names.iter().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
-        let name = name.ok_or_else(|| Error::format(path, "archive", "an entry `data.pkl`", "none"))?;
         let folder = name.trim_end_matches("data.pkl");
-        let pickle = read(name)?;
+        let pickle = read(&name)?;
         let pickle = Pickle::read(path, &mut &pickle[..], |_| true)?;
         named(pickle.root(), "", DEEPEST, &mut parts);
         for (_, Part { storage, .. }) in &parts {

@@ -107,6 +107,23 @@ impl GregConfig {
     }
 }
 
+impl GregConfig {
+    /// The penalties of what goes, and of what stays.
+    ///
+    /// - picking, growing: updates of the penalty on all, and of that on what goes
+    pub(super) fn penalties(&self, picking: usize, growing: usize) -> (f64, f64) {
+        let grown = self.granularity * growing as f64;
+        match self.growth {
+            Growth::One => (grown, 0.0),
+            Growth::Fixed => (self.limit, 0.0),
+            Growth::Two { pick, recover, .. } => {
+                let all = pick * picking as f64;
+                if growing == 0 { (all, all) } else { (all + grown, recover) }
+            }
+        }
+    }
+}
+
 /// A layer under a growing penalty.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct GregLayer {
@@ -202,18 +219,7 @@ impl Greg {
 
     /// The penalties of the filters that go, and of those that stay.
     fn penalties(&self, layer: &GregLayer) -> (f64, f64) {
-        match self.config.growth {
-            Growth::One => (self.config.granularity * layer.growing as f64, 0.0),
-            Growth::Fixed => (self.config.limit, 0.0),
-            Growth::Two { pick, recover, .. } => {
-                let all = pick * layer.picking as f64;
-                if layer.growing == 0 {
-                    (all, all)
-                } else {
-                    (all + self.config.granularity * layer.growing as f64, recover)
-                }
-            }
-        }
+        self.config.penalties(layer.picking, layer.growing)
     }
 
     fn largest(&self, layer: &GregLayer) -> f64 {

@@ -70,15 +70,7 @@ impl GregConfig {
 impl<A: Architecture, B: AutodiffBackend> WeightGreg<A, B> {
     /// The penalties of the weights that go, and of those that stay.
     pub fn penalties(&self) -> (f64, f64) {
-        let grown = self.config.granularity * self.growing as f64;
-        match self.config.growth {
-            Growth::One => (grown, 0.0),
-            Growth::Fixed => (self.config.limit, 0.0),
-            Growth::Two { pick, recover, .. } => {
-                let all = pick * self.picking as f64;
-                if self.growing == 0 { (all, all) } else { (all + grown, recover) }
-            }
-        }
+        self.config.penalties(self.picking, self.growing)
     }
 
     /// Which weights stay, by what is known now.
@@ -87,26 +79,21 @@ impl<A: Architecture, B: AutodiffBackend> WeightGreg<A, B> {
     }
 
     fn update(&mut self, step: usize, network: &A::Network<B>) -> Result<()> {
-        let picks = match self.config.growth {
-            Growth::Two { pick, pick_limit, .. } => pick * (self.picking as f64) < pick_limit,
-            Growth::One | Growth::Fixed => false,
-        };
-        if !picks {
-            self.growing += 1;
-            let full = self.penalties().0 > self.config.limit || self.config.growth == Growth::Fixed;
-            if full {
-                self.phase = Phase::Stabilise(step);
+        if let Growth::Two { pick, pick_limit, .. } = self.config.growth
+            && pick * (self.picking as f64) < pick_limit
+        {
+            self.picking += 1;
+            if pick * self.picking as f64 >= pick_limit {
+                let state = State::of::<A, B>(&self.architecture, network)?;
+                let graph = self.architecture.graph(self.size)?;
+                self.masks = self.selection.select(&graph, &state, &self.ratios)?;
+                self.on_device = None;
             }
             return Ok(());
         }
-        self.picking += 1;
-        if let Growth::Two { pick, pick_limit, .. } = self.config.growth
-            && pick * self.picking as f64 >= pick_limit
-        {
-            let state = State::of::<A, B>(&self.architecture, network)?;
-            let graph = self.architecture.graph(self.size)?;
-            self.masks = self.selection.select(&graph, &state, &self.ratios)?;
-            self.on_device = None;
+        self.growing += 1;
+        if self.penalties().0 > self.config.limit || self.config.growth == Growth::Fixed {
+            self.phase = Phase::Stabilise(step);
         }
         Ok(())
     }
