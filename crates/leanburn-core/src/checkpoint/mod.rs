@@ -539,7 +539,7 @@ mod tests {
     #[test]
     fn pytorch_files_are_read() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-        for file in ["plain.pt", "wrapped.pth", "legacy_bf16.bin", "module.pth"] {
+        for file in ["plain.pt", "wrapped.pth", "legacy_bf16.bin", "module.pth", "legacy_module.pth"] {
             let model = load(&folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert_eq!(tensors(&model, published).unwrap(), expected(), "{file}");
         }

@@ -257,7 +257,12 @@ impl<'a> Storage<'a> {
 
 /// The storages that a state dict refers to.
 fn storages<'a>(path: &Path, pickle: &'a Pickle) -> Result<Vec<Storage<'a>>> {
-    let references = pickle.values().filter_map(Value::persistent);
+    // Pickled modules are referred to likewise, with their source code, in the format before 1.6.
+    let is_module = |value: &Value| {
+        let kind = value.items().and_then(|mut fields| fields.next()?.text());
+        kind == Some("module")
+    };
+    let references = pickle.values().filter_map(Value::persistent).filter(|value| !is_module(value));
     references
         .map(|value| {
             Storage::new(value).ok_or_else(|| {
