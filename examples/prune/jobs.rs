@@ -12,9 +12,9 @@ use leanburn::{
     },
     prelude::*,
     pruning::{
-        Criterion, Prunable, Selection, State, accounting,
+        Criterion, Prunable, Selection, State, accounting, analysis,
         comparison::{CrossValidation, Record, Table, TrainingRecord},
-        pipeline::{Base, ImageSets, Method, Outcome, Pipeline, Pruner, Recipe, ScratchEpochs},
+        pipeline::{Base, ImageSets, Method, Optimizer, Outcome, Pipeline, Pruner, Recipe, ScratchEpochs},
         regularised::{GregConfig, TppConfig},
         reinit::Activation,
         schedules::Rates,
@@ -26,7 +26,7 @@ use leanburn::{
 use leanburn_examples::Bar;
 use serde::Serialize;
 
-use crate::{MethodKind, Network, Options, Task};
+use crate::{MethodKind, Network, OptimizerKind, Options, Task};
 
 /// How long and by which learning rates: `30@0:0.01,15:0.001`.
 #[derive(Debug, Clone, Serialize)]
@@ -99,7 +99,10 @@ fn pipeline<A: Clone, D>(
         data,
         ratios: options.ratios()?,
         base: recipe(&options.base),
-        retraining: recipe(first),
+        retraining: recipe(first).with_optimizer(match options.optimizer {
+            OptimizerKind::Sgd => Optimizer::Sgd,
+            OptimizerKind::Adam => Optimizer::Adam,
+        }),
         jsv_images: options.jsv_images,
         jsv_every: usize::from(options.task == Task::Trainability),
         latency_batch: if options.task == Task::Trainability { 0 } else { options.latency_batch },
@@ -108,7 +111,7 @@ fn pipeline<A: Clone, D>(
     })
 }
 
-fn method(options: &Options, kind: MethodKind, seed: u64) -> Method {
+fn method(options: &Options, kind: MethodKind, seed: u64) -> Result<Method> {
     const RATE: f64 = 1e-3;
     let selection = || Selection::new().with_at_most(Some(0.995));
     let activation =
@@ -139,6 +142,14 @@ fn method(options: &Options, kind: MethodKind, seed: u64) -> Method {
                 .with_norm_penalty(norms);
             Pruner::Tpp { config, selection: selection(), rate: RATE }
         }
+        MethodKind::Inherited => {
+            let path = options.removed.as_ref().ok_or_else(|| Error::Setting {
+                field: "removed".to_owned(),
+                expected: "the file of the filters to inherit".to_owned(),
+                found: "none".to_owned(),
+            })?;
+            Pruner::Inherited(report::read_json(path)?)
+        }
         MethodKind::Magnitude => Pruner::Weights(WeightSelection::default()),
         MethodKind::TwoOfFour => {
             Pruner::Blocks { removed: 2, block: 4, skip: vec![options.network.classifier().to_owned()] }
@@ -156,7 +167,7 @@ fn method(options: &Options, kind: MethodKind, seed: u64) -> Method {
     if kind == MethodKind::L1OrthP {
         method.reinit = Method::orth_p(activation).reinit;
     }
-    method
+    Ok(method)
 }
 
 /// A base model: the checkpoint's, or one that is trained.
@@ -210,7 +221,7 @@ where
             pipeline.retraining = retraining.of(&pipeline.retraining);
             for &kind in &options.method {
                 // Scratch training of the base recipe has no retraining, and need not be repeated for each.
-                let mut method = method(options, kind, seed);
+                let mut method = method(options, kind, seed)?;
                 let repeats = !matches!(
                     method.pruner,
                     Pruner::Scratch(ScratchEpochs::Base) | Pruner::SparseScratch(_, ScratchEpochs::Base)
@@ -290,7 +301,9 @@ where
     let layers = accounting::by_layer(&dense, &outcome.config.graph([height, width])?)?;
     print!("{}", accounting::text(&layers));
     outcome.save::<Dispatch>(folder, device)?;
-    report::write_csv(folder.join("layers.csv"), &layers)
+    report::write_csv(folder.join("layers.csv"), &layers)?;
+    let statistics = analysis::by_layer(&outcome.config.graph([height, width])?, &outcome.state, None)?;
+    report::write_csv(folder.join("statistics.csv"), &statistics)
 }
 
 /// Accuracies by epoch, of the first seed.
@@ -343,7 +356,7 @@ where
         pipeline.ratios = options.network.ratios(ratio);
         for (name, kind) in [("L1", MethodKind::L1), ("L1 + OrthP", MethodKind::L1OrthP)] {
             let pruned =
-                pipeline.prune_only::<Dispatch>(&base, &method(options, kind, seed), seed, device)?;
+                pipeline.prune_only::<Dispatch>(&base, &method(options, kind, seed)?, seed, device)?;
             let mean_jsv = pruned.record.mean_jsv[1].unwrap_or(f64::NAN);
             let accuracy = pruned.record.accuracy.after_pruning.unwrap_or(f64::NAN);
             println!("{ratio:<8} {name:<10} {mean_jsv:>10.4} {accuracy:>10.2} %");
@@ -364,7 +377,7 @@ where
     for retraining in &options.retraining {
         pipeline.retraining = retraining.of(&pipeline.retraining);
         for &kind in &options.method {
-            let mut method = method(options, kind, seed);
+            let mut method = method(options, kind, seed)?;
             method.name = format!("{}, {retraining}", method.name);
             let record = one(pipeline, &base, &method, seed, device)?.record;
             let curve = record.mean_jsv_by_epoch.iter().map(|(epoch, value)| (*epoch as f64, *value));

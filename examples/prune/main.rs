@@ -83,6 +83,12 @@ struct Options {
     /// The weight decay.
     #[arg(long, default_value_t = 1e-4)]
     weight_decay: f32,
+    /// What retraining moves the weights by.
+    #[arg(long, value_enum, default_value = "sgd")]
+    optimizer: OptimizerKind,
+    /// Of the method `inherited`: the `removed.json` that pruning another network has left.
+    #[arg(long)]
+    removed: Option<PathBuf>,
     /// How often to run each method, with base models of seeds that follow each other.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
@@ -187,6 +193,8 @@ enum MethodKind {
     Greg1,
     Greg2,
     Tpp,
+    /// The filters that another network has lost.
+    Inherited,
     /// Single weights.
     Magnitude,
     /// Two of each four weights.
@@ -199,6 +207,13 @@ enum MethodKind {
     ScratchE,
     /// The same for the computation of the whole pipeline.
     ScratchB,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum OptimizerKind {
+    Sgd,
+    Adam,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]

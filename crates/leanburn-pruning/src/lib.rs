@@ -17,11 +17,13 @@
 //! | [`schedules`] | learning rates of retraining, and how long pipelines may be compared |
 //! | [`comparison`] | records of runs, and whether they can be compared fairly |
 //! | [`accounting`] | what each layer costs, before and after |
+//! | [`analysis`] | statistics of weights, and how far selections agree |
 //! | [`latency`] | how long networks really take |
 //!
 //! A network can be pruned when its configuration is [`Prunable`].
 
 pub mod accounting;
+pub mod analysis;
 pub mod comparison;
 pub mod latency;
 mod numpy;

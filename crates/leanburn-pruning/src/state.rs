@@ -85,6 +85,11 @@ impl State {
         Ok(sums.into_iter().map(|sum| sum / count).collect())
     }
 
+    /// How many bytes the tensors take.
+    pub fn bytes(&self) -> usize {
+        self.0.values().map(|data| data.bytes.len()).sum()
+    }
+
     /// Replaces a tensor.
     pub(crate) fn set(&mut self, name: String, data: TensorData) {
         self.0.insert(name, data);

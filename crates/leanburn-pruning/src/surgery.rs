@@ -225,8 +225,18 @@ mod tests {
         module::AutodiffModule,
         tensor::{Tensor, Tolerance},
     };
+    use burn::{
+        module::Module,
+        nn::{Linear, conv::Conv2d},
+        tensor::activation::relu,
+    };
     use burn_flex::Flex;
-    use leanburn_core::{checkpoint::Checkpoint, random::Generator};
+    use leanburn_core::{
+        architecture::{Activation as Maps, Conv, GraphBuilder},
+        checkpoint::Checkpoint,
+        nn::{BatchNorm, BatchNormConfig, ConvConfig, linear},
+        random::Generator,
+    };
     use leanburn_vision::{Classifier, resnet::ResNetConfig, sequential::SequentialConfig};
 
     /// A network whose norms have statistics of some batches to remember.
@@ -290,6 +300,112 @@ mod tests {
         // Projections couple whole stages.
         agrees(&ResNetConfig::cifar_blocks(&[2, 2], 8, 10, true), [3, 16, 16], &Ratios::Uniform(0.5));
         agrees(&ResNetConfig::torchvision(&[1, 2], true, 10), [3, 32, 32], &Ratios::Uniform(0.3));
+    }
+
+    #[test]
+    fn ratios_at_random_remove_what_they_mask() {
+        let mut generator = Generator::new(17);
+        let mut ratio = || 0.3 + 0.001 * generator.below(550) as f64;
+        for _ in 0..3 {
+            let lenet = SequentialConfig::lenet5(1, 10);
+            let ratios = (0..5).map(|_| ratio()).collect();
+            agrees(&lenet, [1, 32, 32], &Ratios::Layers(ratios));
+            let ratios = (0..9).map(|_| ratio()).collect();
+            agrees(&SequentialConfig::vgg(11, 10).unwrap(), [3, 32, 32], &Ratios::Layers(ratios));
+            let blocks = ["layer1.0", "layer1.1", "layer2.0"];
+            let inner = blocks.map(|block| (format!("{block}.conv1"), ratio()));
+            let inner = Ratios::patterns(inner.iter().map(|(name, ratio)| (name.as_str(), *ratio)));
+            agrees(&ResNetConfig::cifar_blocks(&[2, 1], 8, 10, false), [3, 16, 16], &inner);
+            agrees(&ResNetConfig::torchvision(&[2, 1], true, 10), [3, 32, 32], &inner);
+            // All that a stage's blocks give is coupled.
+            let uniform = Ratios::Uniform(ratio());
+            agrees(&ResNetConfig::torchvision(&[2, 1], false, 10), [3, 32, 32], &uniform);
+            agrees(&SeparableConfig { wide: 12, narrow: 7 }, [3, 8, 8], &uniform);
+        }
+    }
+
+    /// A depthwise convolution, whose maps stand beside those of what reads it.
+    #[derive(Module, Debug)]
+    struct Separable<B: Backend> {
+        wide: Conv2d<B>,
+        wide_norm: BatchNorm<B>,
+        depthwise: Conv2d<B>,
+        depthwise_norm: BatchNorm<B>,
+        narrow: Conv2d<B>,
+        fc: Linear<B>,
+    }
+
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    struct SeparableConfig {
+        wide: usize,
+        narrow: usize,
+    }
+
+    impl<B: Backend> Classifier<B> for Separable<B> {
+        fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 2> {
+            let x = relu(self.wide_norm.forward(self.wide.forward(images)));
+            let x = relu(self.depthwise_norm.forward(self.depthwise.forward(x)));
+            let narrow = relu(self.narrow.forward(x.clone()));
+            self.fc.forward(Tensor::cat(vec![x, narrow], 1).flatten(1, 3))
+        }
+
+        fn fuse(self) -> Self {
+            self
+        }
+
+        fn with_frozen_norms(mut self, frozen: bool) -> Self {
+            self.wide_norm.frozen = frozen;
+            self.depthwise_norm.frozen = frozen;
+            self
+        }
+    }
+
+    impl Architecture for SeparableConfig {
+        type Network<B: Backend> = Separable<B>;
+
+        fn init<B: Backend>(
+            &self,
+            generator: &mut Generator,
+            device: &B::Device,
+        ) -> leanburn_core::Result<Separable<B>> {
+            let &Self { wide, narrow } = self;
+            let depthwise = ConvConfig::new(wide, wide, 3).with_padding(1).with_groups(wide);
+            Ok(Separable {
+                wide: ConvConfig::new(3, wide, 1).init(generator, device),
+                wide_norm: BatchNormConfig::new(wide).init(device),
+                depthwise: depthwise.init(generator, device),
+                depthwise_norm: BatchNormConfig::new(wide).init(device),
+                narrow: ConvConfig::new(wide, narrow, 3)
+                    .with_padding(1)
+                    .with_bias(true)
+                    .init(generator, device),
+                fc: linear((wide + narrow) * 64, 4, generator, device),
+            })
+        }
+
+        fn graph(&self, size: [usize; 2]) -> leanburn_core::Result<Graph> {
+            let mut graph = GraphBuilder::new();
+            let x = graph.input(3, size);
+            let x = graph.conv("wide", &x, Conv::new(self.wide, 1))?;
+            graph.batch_norm("wide_norm", &x)?;
+            let depthwise = Conv::new(self.wide, 3).with_padding(1).with_groups(self.wide);
+            let x = graph.conv("depthwise", &x, depthwise)?;
+            graph.batch_norm("depthwise_norm", &x)?;
+            let narrow =
+                graph.conv("narrow", &x, Conv::new(self.narrow, 3).with_padding(1).with_bias(true))?;
+            let x = graph.linear("fc", &Maps::concat(&[x, narrow])?.flatten(), 4, true);
+            Ok(graph.finish(&x))
+        }
+
+        fn published_name(&self, path: &str) -> String {
+            path.to_owned()
+        }
+    }
+
+    impl Prunable for SeparableConfig {
+        fn pruned(&self, kept: &Kept) -> leanburn_core::Result<Self> {
+            Ok(Self { wide: kept.width("wide")?, narrow: kept.width("narrow")? })
+        }
     }
 
     /// What is left when constants are absorbed, and when they are not, against masked weights.

@@ -37,12 +37,16 @@ pub struct Record {
     /// The mean singular value of the Jacobian before pruning, right after it (and after a reinitialisation), and at the
     /// end.
     pub mean_jsv: [Option<f64>; 3],
-    /// The same after epochs of retraining, which are counted from 1.
+    /// The mean condition number of the Jacobian, likewise; of samples whose smallest singular value is 0 there is none.
+    pub condition_number: [Option<f64>; 3],
+    /// The mean singular value after epochs of retraining, which are counted from 1.
     pub mean_jsv_by_epoch: Vec<(usize, f64)>,
     /// How long the pruned network takes.
     pub latency: Option<Latency>,
     /// How long the dense one takes.
     pub dense_latency: Option<Latency>,
+    /// Bytes of the pruned network's weights and running statistics, as they are saved.
+    pub weight_bytes: Option<usize>,
     /// What it ran on.
     pub hardware: Option<String>,
     /// Whatever else.
@@ -113,6 +117,10 @@ pub struct PruningRecord {
     pub rates: Option<String>,
     /// In how many rounds of pruning and retraining.
     pub rounds: Option<usize>,
+    /// The part of what goes that goes by the weights' magnitude (L1) at the same ratios as well.
+    pub overlap_with_l1: Option<f64>,
+    /// How many times larger, in the mean of absolute weights, what stays is than what goes, by layer; before it goes.
+    pub magnitude_ratios: Option<BTreeMap<String, f64>>,
     /// Whether there is no pruning: a small network is trained from scratch.
     pub scratch: Option<Scratch>,
 }
@@ -162,6 +170,10 @@ pub struct Accuracies {
     pub by_epoch: Vec<f64>,
     /// After the last epoch.
     pub last: Option<f64>,
+    /// The deviation of `last`, where it is the mean of several runs, as papers print them.
+    pub std: Option<f64>,
+    /// Of how many runs `last` is the mean; of 1, where it is not told.
+    pub runs: Option<usize>,
     /// Whether the class is among the five most probable, after the last epoch; for more than five classes.
     pub top5: Option<f64>,
     /// Of the best epoch.

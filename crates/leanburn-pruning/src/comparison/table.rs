@@ -10,7 +10,7 @@ use super::{Flag, Level, Record, Setup, compare};
 pub struct Row {
     /// Their name.
     pub name: String,
-    /// How many there are.
+    /// How many there are; a record of a paper's mean counts as many as it is of.
     pub runs: usize,
     /// Mean and population deviation of the last epoch's accuracy, in percent.
     pub accuracy: Option<(f64, f64)>,
@@ -30,6 +30,8 @@ pub struct Row {
     pub speedup: Option<f64>,
     /// The part of parameters that is gone.
     pub sparsity: Option<f64>,
+    /// Bytes of the weights.
+    pub weight_bytes: Option<usize>,
     /// The median time of a batch, in milliseconds.
     pub latency: Option<f64>,
     /// The dense network's time over this one's.
@@ -87,6 +89,7 @@ impl Table {
             "MACs",
             "speedup",
             "sparsity",
+            "MB",
             "ms",
             "measured",
             "level",
@@ -120,6 +123,7 @@ impl Table {
                 count(row.macs),
                 times(row.speedup),
                 number(row.sparsity.map(|part| 100.0 * part), 2),
+                number(row.weight_bytes.map(|bytes| bytes as f64 / 1e6), 3),
                 number(row.latency, 2),
                 times(row.measured_speedup),
                 mark,
@@ -206,6 +210,7 @@ impl Table {
             macs: Option<usize>,
             speedup: Option<f64>,
             sparsity: Option<f64>,
+            weight_bytes: Option<usize>,
             latency_ms: Option<f64>,
             measured_speedup: Option<f64>,
             level: Option<Level>,
@@ -228,6 +233,7 @@ impl Table {
             macs: row.macs,
             speedup: row.speedup,
             sparsity: row.sparsity,
+            weight_bytes: row.weight_bytes,
             latency_ms: row.latency,
             measured_speedup: row.measured_speedup,
             level: row.level,
@@ -244,7 +250,11 @@ pub(super) fn spread(records: &[&Record], of: impl Fn(&Record) -> Option<f64>) -
 }
 
 fn row(name: &str, records: &[&Record], reference: &[&Record], setup: &Setup) -> Row {
-    let accuracy = |records: &[&Record]| spread(records, |record| record.accuracy.last);
+    let accuracy = |records: &[&Record]| match records {
+        // What a paper prints is a mean with its deviation already.
+        [one] if one.accuracy.std.is_some() => one.accuracy.last.zip(one.accuracy.std),
+        _ => spread(records, |record| record.accuracy.last),
+    };
     let mut flags = BTreeSet::new();
     let mut levels = Vec::new();
     let is_reference = reference.iter().any(|other| other.name == name);
@@ -262,7 +272,8 @@ fn row(name: &str, records: &[&Record], reference: &[&Record], setup: &Setup) ->
     // Runs of one seed are one.
     let seeds = |records: &[&Record]| {
         let known: BTreeSet<u64> = records.iter().filter_map(|record| record.seed).collect();
-        known.len() + records.iter().filter(|record| record.seed.is_none()).count()
+        let unknown = records.iter().filter(|record| record.seed.is_none());
+        known.len() + unknown.map(|record| record.accuracy.runs.unwrap_or(1)).sum::<usize>()
     };
     let few = seeds(records) < 3 || seeds(reference) < 3;
     let close = match (accuracy(records), accuracy(reference)) {
@@ -278,7 +289,7 @@ fn row(name: &str, records: &[&Record], reference: &[&Record], setup: &Setup) ->
     let dense = spread(records, |record| record.dense_latency.map(|latency| latency.median));
     Row {
         name: name.to_owned(),
-        runs: records.len(),
+        runs: records.iter().map(|record| record.accuracy.runs.unwrap_or(1)).sum(),
         accuracy: accuracy(records),
         best: spread(records, |record| record.accuracy.best),
         after_pruning: spread(records, |record| record.accuracy.after_pruning),
@@ -288,6 +299,7 @@ fn row(name: &str, records: &[&Record], reference: &[&Record], setup: &Setup) ->
         macs: first.pruned.map(|cost| cost.macs),
         speedup: first.speedup(),
         sparsity: first.sparsity(),
+        weight_bytes: first.weight_bytes,
         latency: latency.map(|(mean, _)| mean),
         measured_speedup: dense.zip(latency).map(|((dense, _), (pruned, _))| dense / pruned),
         level,
@@ -339,6 +351,17 @@ mod tests {
         assert!(csv.contains("L1,3,98.0") && csv.lines().count() == 3, "{csv}");
         let close: Vec<Record> = [run("a", 0, 90.0), run("b", 0, 91.0)].into();
         assert_eq!(Table::new(&close, &setup, None).unwrap().rows[1].flags, [Flag::FewSeeds]);
+        // A paper's mean is of as many runs as it says.
+        let mut printed: Vec<Record> = [run("a", 0, 90.0), run("b", 0, 92.0)].into();
+        for (record, std) in printed.iter_mut().zip([0.25, 0.5]) {
+            (record.seed, record.accuracy.std, record.accuracy.runs) = (None, Some(std), Some(3));
+            record.base.hash = Some("one".to_owned());
+        }
+        let table = Table::new(&printed, &setup, None).unwrap();
+        assert_eq!((table.rows[1].runs, table.rows[1].accuracy), (3, Some((92.0, 0.5))));
+        assert!(table.rows[1].flags.is_empty(), "{:?}", table.rows[1].flags);
+        printed[1].accuracy.last = Some(90.5);
+        assert_eq!(Table::new(&printed, &setup, None).unwrap().rows[1].flags, [Flag::FewSeeds]);
         let error = Table::new(&close, &setup, Some("c")).unwrap_err().to_string();
         assert!(error.contains("a, b"), "{error}");
         assert!(Table::new(&[], &setup, None).is_err());

@@ -107,8 +107,13 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>, H: Hook<B, M>> Hook<B, M> for Fol
     }
 }
 
-/// The sum of the gradients of all batches, under the names of their parameters.
-pub(super) fn gradients<A, B>(
+/// The sum of the gradients of all batches' mean cross-entropies, under the names of their parameters; batch norms
+/// compute by their running statistics. Criteria that use gradients ask for it.
+///
+/// # Errors
+///
+/// When there is no batch, or one cannot be read.
+pub fn gradients<A, B>(
     config: &A,
     network: A::Network<B>,
     batches: impl Iterator<Item = Result<Batch<ImageBatch<B>>>>,

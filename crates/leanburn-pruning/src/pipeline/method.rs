@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -70,6 +72,9 @@ pub enum Pruner {
         /// How many ways may be tried.
         most: usize,
     },
+    /// The filters that another network has lost, whatever the ratios: outputs of the dense network's layers, by name.
+    /// It is what [`Outcome::removed`](super::Outcome::removed) has.
+    Inherited(BTreeMap<String, Vec<usize>>),
     /// Nothing: a small network with new weights is trained instead, whose widths follow from the ratios alone.
     Scratch(ScratchEpochs),
     /// Nothing: a large network with new weights is trained under the mask of the base model's weights, to compare with
@@ -154,8 +159,19 @@ impl Method {
             Pruner::Filters(selection) | Pruner::Greg { selection, .. } | Pruner::Tpp { selection, .. } => {
                 &selection.skip
             }
-            Pruner::Scratch(_) => &[],
+            Pruner::Inherited(_) | Pruner::Scratch(_) => &[],
         }
+    }
+
+    /// The part of a layer that is gone after a round: each round leaves the same part of what was there.
+    ///
+    /// - round: counted from 1
+    /// - ratio: the part that is gone after the last one
+    pub(super) fn until(&self, round: usize, ratio: f64) -> f64 {
+        if round == self.rounds {
+            return ratio;
+        }
+        1.0 - (1.0 - ratio).powf(round as f64 / self.rounds as f64)
     }
 
     /// By what it selects, in words.
@@ -168,6 +184,7 @@ impl Method {
             Pruner::Filters(selection) | Pruner::Greg { selection, .. } | Pruner::Tpp { selection, .. } => {
                 format!("{:?}, {:?}", selection.criterion, selection.pick)
             }
+            Pruner::Inherited(_) => "another network's".to_owned(),
             Pruner::Blocks { removed, block, .. } => format!("magnitude, {removed} of {block}"),
             Pruner::Scratch(_) | Pruner::SparseScratch(..) => "none".to_owned(),
         };

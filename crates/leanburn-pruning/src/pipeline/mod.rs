@@ -13,6 +13,7 @@ mod run;
 mod tests;
 
 pub use data::ImageSets;
+pub use hooks::gradients;
 pub use method::{Method, Pruner, ScratchEpochs};
-pub use recipe::Recipe;
+pub use recipe::{Optimizer, Recipe};
 pub use run::{Base, Outcome, Pipeline};

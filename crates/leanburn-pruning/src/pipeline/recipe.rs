@@ -1,13 +1,28 @@
 use burn::{
     config::Config,
-    optim::{Sgd, SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig},
-    tensor::backend::Backend,
+    optim::{
+        Adam, AdamConfig, AdamState, LearningRate, Sgd, SgdConfig, SgdState, SimpleOptimizer,
+        decay::WeightDecayConfig, momentum::MomentumConfig,
+    },
+    record::Record,
+    tensor::{Tensor, backend::Backend},
 };
 use leanburn_core::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::{comparison::TrainingRecord, orthogonality::Penalty, schedules::Rates};
 
-/// How a network is trained: stochastic gradient descent on the cross-entropy.
+/// What moves the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// Stochastic gradient descent.
+    Sgd,
+    /// Adam (Kingma and Ba, 2015), as `PyTorch` has it: the weight decay is added to the gradients.
+    Adam,
+}
+
+/// How a network is trained, on the cross-entropy.
 #[derive(Config, Debug)]
 pub struct Recipe {
     /// Passes over the training data.
@@ -20,7 +35,10 @@ pub struct Recipe {
     /// Samples of a batch. Default: 128
     #[config(default = 128)]
     pub batch_size: usize,
-    /// How much of the last step goes on. Default: 0.9
+    /// What moves the weights. Default: stochastic gradient descent
+    #[config(default = "Optimizer::Sgd")]
+    pub optimizer: Optimizer,
+    /// How much of the last step goes on; of Adam, its first coefficient. Default: 0.9
     #[config(default = 0.9)]
     pub momentum: f64,
     /// The weight decay, of all parameters. Default: 5e-4
@@ -68,13 +86,19 @@ impl Recipe {
         Ok(recipe.with_batch_size(256).with_weight_decay(1e-4))
     }
 
-    pub(super) fn optimizer<B: Backend>(&self) -> Sgd<B> {
-        let momentum = (self.momentum > 0.0)
-            .then(|| MomentumConfig::new().with_momentum(self.momentum).with_dampening(0.0));
-        SgdConfig::new()
-            .with_momentum(momentum)
-            .with_weight_decay(Some(WeightDecayConfig::new(self.weight_decay)))
-            .build()
+    pub(super) fn descent<B: Backend>(&self) -> Descent<B> {
+        let decay = Some(WeightDecayConfig::new(self.weight_decay));
+        match self.optimizer {
+            Optimizer::Sgd => {
+                let momentum = (self.momentum > 0.0)
+                    .then(|| MomentumConfig::new().with_momentum(self.momentum).with_dampening(0.0));
+                Descent::Sgd(SgdConfig::new().with_momentum(momentum).with_weight_decay(decay).build())
+            }
+            Optimizer::Adam => {
+                let adam = AdamConfig::new().with_beta_1(self.momentum as f32).with_epsilon(1e-8);
+                Descent::Adam(adam.with_weight_decay(decay).build())
+            }
+        }
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -114,7 +138,13 @@ impl Recipe {
             epochs: Some(self.epochs),
             rates: Some(self.rates.clone()),
             warm_up: Some(self.warm_up),
-            optimizer: Some("SGD".to_owned()),
+            optimizer: Some(
+                match self.optimizer {
+                    Optimizer::Sgd => "SGD",
+                    Optimizer::Adam => "Adam",
+                }
+                .to_owned(),
+            ),
             momentum: Some(self.momentum),
             weight_decay: Some(f64::from(self.weight_decay)),
             batch_size: Some(self.batch_size),
@@ -122,6 +152,56 @@ impl Recipe {
             label_smoothing: Some(self.label_smoothing),
             distillation: Some("none".to_owned()),
             average: Some(self.average.unwrap_or(0.0)),
+        }
+    }
+}
+
+/// The optimiser that a recipe names.
+#[derive(Clone)]
+pub(super) enum Descent<B: Backend> {
+    Sgd(Sgd<B>),
+    Adam(Adam),
+}
+
+/// What [`Descent`] knows of a parameter.
+#[derive(Record, Clone)]
+pub(super) enum DescentState<B: Backend, const D: usize> {
+    Sgd(SgdState<B, D>),
+    Adam(AdamState<B, D>),
+}
+
+impl<B: Backend> SimpleOptimizer<B> for Descent<B> {
+    type State<const D: usize> = DescentState<B, D>;
+
+    fn step<const D: usize>(
+        &self,
+        rate: LearningRate,
+        tensor: Tensor<B, D>,
+        gradient: Tensor<B, D>,
+        state: Option<DescentState<B, D>>,
+    ) -> (Tensor<B, D>, Option<DescentState<B, D>>) {
+        match self {
+            Self::Sgd(sgd) => {
+                let own =
+                    state.and_then(|state| if let DescentState::Sgd(own) = state { Some(own) } else { None });
+                let (tensor, state) = sgd.step(rate, tensor, gradient, own);
+                (tensor, state.map(DescentState::Sgd))
+            }
+            Self::Adam(adam) => {
+                let own = state
+                    .and_then(|state| if let DescentState::Adam(own) = state { Some(own) } else { None });
+                let (tensor, state) = adam.step(rate, tensor, gradient, own);
+                (tensor, state.map(DescentState::Adam))
+            }
+        }
+    }
+
+    fn to_device<const D: usize>(state: DescentState<B, D>, device: &B::Device) -> DescentState<B, D> {
+        match state {
+            DescentState::Sgd(state) => DescentState::Sgd(Sgd::<B>::to_device(state, device)),
+            DescentState::Adam(state) => {
+                DescentState::Adam(<Adam as SimpleOptimizer<B>>::to_device(state, device))
+            }
         }
     }
 }

@@ -6,7 +6,6 @@ use std::{
 
 use burn::{
     module::AutodiffModule,
-    optim::Sgd,
     tensor::{
         ElementConversion,
         backend::{AutodiffBackend, Backend, DeviceOps},
@@ -33,11 +32,13 @@ use leanburn_vision::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    ImageSets, Method, Pruner, Recipe, ScratchEpochs,
+    ImageSets, Method, Optimizer, Pruner, Recipe, ScratchEpochs,
     hooks::{Follow, Keep, Tell, gradients, kept_file},
+    recipe::Descent,
 };
 use crate::{
     Kept, Prunable, Ratios, Selection, State,
+    analysis::Removal,
     comparison::{Accuracies, BaseRecord, Granularity, PruningRecord, Record, Scratch, TrainingRecord},
     latency::Latency,
     oracle::oracle,
@@ -46,7 +47,7 @@ use crate::{
     state::hexadecimal,
     surgery,
     trainability::{Curve, Mode, SingularValues},
-    unstructured::WeightMasks,
+    unstructured::{WeightMasks, WeightSelection},
 };
 
 /// What the runs of a comparison have in common.
@@ -100,10 +101,12 @@ pub struct Outcome<A> {
     pub state: State,
     /// Which weights stayed, where single ones went.
     pub masks: Option<WeightMasks>,
+    /// The filters that are gone: outputs of the dense network's layers, by name.
+    pub removed: BTreeMap<String, Vec<usize>>,
 }
 
 impl<A: Prunable> Outcome<A> {
-    /// Writes `config.json`, `weights.safetensors` and `record.json` into a folder, which is made.
+    /// Writes `config.json`, `weights.safetensors`, `removed.json` and `record.json` into a folder, which is made.
     ///
     /// # Errors
     ///
@@ -114,6 +117,7 @@ impl<A: Prunable> Outcome<A> {
         report::write_json(folder.join("config.json"), &self.config)?;
         let network = self.state.network::<A, B>(&self.config, device)?;
         self.config.save(&network, folder.join("weights.safetensors"))?;
+        report::write_json(folder.join("removed.json"), &self.removed)?;
         report::write_json(folder.join("record.json"), &self.record)
     }
 }
@@ -122,7 +126,7 @@ impl<A: Prunable> Outcome<A> {
 type Run<A, B> = Training<
     B,
     Supervised<B, <A as leanburn_vision::Architecture>::Network<B>>,
-    Sgd<<B as AutodiffBackend>::InnerBackend>,
+    Descent<<B as AutodiffBackend>::InnerBackend>,
 >;
 
 /// Told of each epoch, counted from 1, with its test accuracy in percent.
@@ -168,6 +172,28 @@ struct Stage<A> {
     masks: Option<WeightMasks>,
     /// Its weights at an earlier epoch, to which it goes back.
     early: Option<State>,
+    /// The outputs of the dense network that it has, by layer.
+    outputs: BTreeMap<String, Vec<usize>>,
+    /// How many times larger what stayed was than what went, by layer, when it went.
+    magnitude_ratios: BTreeMap<String, f64>,
+}
+
+impl<A: Prunable> Stage<A> {
+    /// The filters of the dense network that are gone, by layer.
+    fn removed(&self, dense: &Graph) -> BTreeMap<String, Vec<usize>> {
+        let of_layer = |layer: &Layer| {
+            let left = self.outputs.get(layer.name())?;
+            let gone: Vec<usize> =
+                (0..layer.outputs().len()).filter(|output| left.binary_search(output).is_err()).collect();
+            (!gone.is_empty()).then(|| (layer.name().to_owned(), gone))
+        };
+        dense.learnable().filter_map(of_layer).collect()
+    }
+}
+
+/// All outputs of a network's layers.
+fn all_outputs(graph: &Graph) -> BTreeMap<String, Vec<usize>> {
+    graph.learnable().map(|layer| (layer.name().to_owned(), (0..layer.outputs().len()).collect())).collect()
 }
 
 /// What a training gave.
@@ -343,7 +369,8 @@ where
         };
         record.pruned = Some(stage.config.graph(job.size)?.cost());
         record.sparsity = stage.masks.as_ref().map(WeightMasks::sparsity);
-        record.mean_jsv[2] = self.mean_jsv::<B>(&stage.config, &trained.state, device)?;
+        self.measure_jacobian::<B>(&mut record, 2, &stage.config, &trained.state, device)?;
+        record.weight_bytes = Some(trained.state.bytes());
         record.accuracy.last = trained.accuracies.last().copied();
         let (logits, labels) =
             self.test_logits::<B::InnerBackend>(&stage.config, &trained.state, device.inner())?;
@@ -361,8 +388,9 @@ where
                 Latency::measure_all::<B::InnerBackend, _>(&[&large, &small], shape, [10, 50], inner)?;
             (record.dense_latency, record.latency) = (Some(times[0]), Some(times[1]));
         }
+        let removed = stage.removed(&self.architecture.graph(job.size)?);
         let Stage { config, masks, .. } = stage;
-        Ok(Outcome { record, config, state: trained.state, masks })
+        Ok(Outcome { record, config, state: trained.state, masks, removed })
     }
 
     /// Prunes a base model by a method in one round, and leaves it at that.
@@ -388,15 +416,18 @@ where
         let [_, height, width] = self.data.shape()?;
         let job = Job { base, method, seed, size: [height, width], progress: Arc::new(|_, _| ()), device };
         let mut record = self.record(&job)?;
-        let (ratios, _) = self.resolved(method, &self.architecture.graph(job.size)?)?;
+        let dense = self.architecture.graph(job.size)?;
+        let (ratios, granularity) = self.resolved(method, &dense)?;
         let current = self.begin(&job)?;
-        let (Stage { config, state, masks, .. }, _) =
-            self.prune::<B>(&job, current, &ratios, 1, &method.name)?;
+        let (stage, _) = self.prune::<B>(&job, current, &ratios, 1, &method.name)?;
+        let removed = stage.removed(&dense);
+        record.pruning = self.pruning_record(&job, &stage, ratios, granularity)?;
+        let Stage { config, state, masks, .. } = stage;
         record.base = base.record.clone();
         self.measure_pruned::<B>(&mut record, &config, &state, device)?;
         record.pruned = Some(config.graph(job.size)?.cost());
         record.sparsity = masks.as_ref().map(WeightMasks::sparsity);
-        Ok(Outcome { record, config, state, masks })
+        Ok(Outcome { record, config, state, masks, removed })
     }
 
     /// What is known of a run before it has begun.
@@ -424,6 +455,14 @@ where
                 let part = *removed as f64 / *block as f64;
                 (Ratios::Uniform(part).resolve_weights(dense, skip)?, Granularity::Block)
             }
+            Pruner::Inherited(removed) => {
+                let kept = Kept::without(dense, removed)?;
+                let ratio = |layer: &Layer| {
+                    let whole = layer.outputs().len();
+                    Ok((whole - kept.width(layer.name())?) as f64 / whole as f64)
+                };
+                (dense.learnable().map(ratio).collect::<Result<_>>()?, Granularity::Filter)
+            }
             _ => (self.ratios.resolve(dense, method.skip())?, Granularity::Filter),
         })
     }
@@ -438,8 +477,10 @@ where
             })?),
             None => None,
         };
+        let outputs = all_outputs(&self.architecture.graph(job.size)?);
         let state = base.state.clone();
-        Ok(Stage { config: self.architecture.clone(), state, masks: None, early })
+        let config = self.architecture.clone();
+        Ok(Stage { config, state, masks: None, early, outputs, magnitude_ratios: BTreeMap::new() })
     }
 
     /// What pruning has done.
@@ -454,11 +495,40 @@ where
         B: AutodiffBackend,
         A::Network<B>: AutodiffModule<B>,
     {
-        record.mean_jsv[1] = self.mean_jsv::<B>(config, state, device)?;
+        self.measure_jacobian::<B>(record, 1, config, state, device)?;
         let after = self.evaluate::<B::InnerBackend>(config, state, device.inner())?;
         record.accuracy =
             Accuracies { after_pruning: Some(after), best_on_test: Some(false), ..Accuracies::default() };
         Ok(())
+    }
+
+    /// What is known of a pruning, but how long it took.
+    fn pruning_record<B: Backend>(
+        &self,
+        job: &Job<'_, B>,
+        pruned: &Stage<A>,
+        ratios: Vec<f64>,
+        granularity: Granularity,
+    ) -> Result<PruningRecord> {
+        let dense = self.architecture.graph(job.size)?;
+        let (state, skip) = (&job.base.state, job.method.skip().to_vec());
+        let by_magnitude = Ratios::Layers(ratios.clone());
+        let overlap = if let Some(masks) = &pruned.masks {
+            let l1 = WeightSelection { skip, ..Default::default() };
+            masks.overlap(&l1.select(&dense, state, &by_magnitude)?, &dense, state)?
+        } else {
+            let l1 = Selection::new().with_at_most(Some(0.995)).with_skip(skip);
+            let l1 = l1.select(&dense, state, None, &by_magnitude)?;
+            Kept::without(&dense, &pruned.removed(&dense))?.overlap(&l1, &dense, state)?
+        };
+        Ok(PruningRecord {
+            granularity: Some(granularity),
+            ratios: Some(by_name(&dense, ratios)),
+            criterion: Some(job.method.criterion()),
+            overlap_with_l1: overlap,
+            magnitude_ratios: Some(pruned.magnitude_ratios.clone()),
+            ..PruningRecord::default()
+        })
     }
 
     fn scratch<B>(&self, job: &Job<'_, B>, record: &mut Record) -> Result<(Stage<A>, Trained)>
@@ -512,7 +582,9 @@ where
         let path = format!("{}-{}", job.method.name, job.seed);
         let plan = Plan { recipe: &recipe, seed: job.seed, path };
         let trained = self.train::<B>(training, &config, network, plan, job.device)?;
-        Ok((Stage { config, state, masks, early: None }, trained))
+        let outputs = all_outputs(&graph);
+        let magnitude_ratios = BTreeMap::new();
+        Ok((Stage { config, state, masks, early: None, outputs, magnitude_ratios }, trained))
     }
 
     fn prune_and_retrain<B>(&self, job: &Job<'_, B>, record: &mut Record) -> Result<(Stage<A>, Trained)>
@@ -522,14 +594,16 @@ where
     {
         let Job { base, method, seed, device, .. } = *job;
         let mut current = self.begin(job)?;
-        if method.rounds == 0 {
-            return Err(Error::setting("rounds", "at least 1", 0));
+        let once = matches!(method.pruner, Pruner::Inherited(_));
+        if method.rounds == 0 || (once && method.rounds > 1) {
+            let expected = if once { "1 for inherited filters" } else { "at least 1" };
+            return Err(Error::setting("rounds", expected, method.rounds));
         }
         let dense = self.architecture.graph(job.size)?;
         let (ratios, granularity) = self.resolved(method, &dense)?;
         record.base = base.record.clone();
         record.retraining = self.retraining.record(&self.data.augmentation);
-        record.mean_jsv[0] = self.mean_jsv::<B>(&self.architecture, &base.state, device)?;
+        self.measure_jacobian::<B>(record, 0, &self.architecture, &base.state, device)?;
         let mut trained = Trained { state: base.state.clone(), accuracies: Vec::new(), epochs: 0.0 };
         let (mut epochs, mut computation) = (0.0, 0.0);
         for round in 1..=method.rounds {
@@ -563,9 +637,6 @@ where
             record.mean_jsv_by_epoch = measured.map(|(epoch, summary)| (epoch, summary.mean)).collect();
         }
         record.pruning = PruningRecord {
-            granularity: Some(granularity),
-            ratios: Some(by_name(&dense, ratios)),
-            criterion: Some(method.criterion()),
             epochs: Some(epochs),
             computation: Some(computation),
             rates: Some(match &method.pruner {
@@ -576,7 +647,7 @@ where
                 _ => "none".to_owned(),
             }),
             rounds: Some(method.rounds),
-            scratch: None,
+            ..self.pruning_record(job, &current, ratios, granularity)?
         };
         Ok((current, trained))
     }
@@ -596,33 +667,69 @@ where
         B: AutodiffBackend,
         A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
     {
-        let Stage { config, mut state, early, .. } = current;
+        match &job.method.pruner {
+            Pruner::Blocks { .. } | Pruner::Weights(_) | Pruner::GregWeights { .. } => {
+                self.mask_weights::<B>(job, current, ratios, round, path)
+            }
+            _ => self.remove_filters::<B>(job, current, ratios, round, path),
+        }
+    }
+
+    /// A round's pruning of single weights.
+    fn mask_weights<B>(
+        &self,
+        job: &Job<'_, B>,
+        current: Stage<A>,
+        ratios: &[f64],
+        round: usize,
+        path: &str,
+    ) -> Result<(Stage<A>, f64)>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        let Stage { config, mut state, early, outputs, .. } = current;
         let Job { method, size, device, .. } = *job;
         let graph = config.graph(size)?;
-        // After this round: each round leaves the same part of what was there.
-        let part = round as f64 / method.rounds as f64;
-        let until = |ratio: f64| if round == method.rounds { ratio } else { 1.0 - (1.0 - ratio).powf(part) };
-        if let Pruner::Blocks { removed, block, skip } = &method.pruner {
-            let masks = WeightMasks::blockwise(&graph, &state, *removed, *block, skip)?;
-            state = masks.apply(early.clone().unwrap_or(state))?;
-            return Ok((Stage { config, state, masks: Some(masks), early }, 0.0));
-        }
-        if let Pruner::Weights(selection) | Pruner::GregWeights { selection, .. } = &method.pruner {
-            let ratios = Ratios::Layers(ratios.iter().map(|ratio| until(*ratio)).collect());
-            let (masks, growth) = if let Pruner::GregWeights { config: greg, rate, .. } = &method.pruner {
+        let ratios = Ratios::Layers(ratios.iter().map(|ratio| method.until(round, *ratio)).collect());
+        let (masks, growth) = match &method.pruner {
+            Pruner::Blocks { removed, block, skip } => {
+                (WeightMasks::blockwise(&graph, &state, *removed, *block, skip)?, 0.0)
+            }
+            Pruner::Weights(selection) => (selection.select(&graph, &state, &ratios)?, 0.0),
+            Pruner::GregWeights { config: greg, selection, rate } => {
                 let network = state.network::<A, B>(&config, device)?;
                 let hook = greg.init_weights::<A, B>(&config, &network, size, &ratios, selection)?;
                 let (greg, grown) = self.grow::<B, _>(job, hook, &config, network, *rate, path)?;
                 state = grown.state;
                 (greg.with(|greg| greg.masks().clone()), grown.epochs)
-            } else {
-                (selection.select(&graph, &state, &ratios)?, 0.0)
-            };
-            state = masks.apply(early.clone().unwrap_or(state))?;
-            // Weights that are drawn anew are none that are gone.
-            state = masks.apply(job.renewed(&graph, state)?)?;
-            return Ok((Stage { config, state, masks: Some(masks), early }, growth));
-        }
+            }
+            _ => unreachable!("they mask no weights here"),
+        };
+        let magnitude_ratios = masks.magnitude_ratios(&graph, &state)?;
+        state = masks.apply(early.clone().unwrap_or(state))?;
+        // Weights that are drawn anew are none that are gone.
+        state = masks.apply(job.renewed(&graph, state)?)?;
+        Ok((Stage { config, state, masks: Some(masks), early, outputs, magnitude_ratios }, growth))
+    }
+
+    /// A round's removal of filters.
+    fn remove_filters<B>(
+        &self,
+        job: &Job<'_, B>,
+        current: Stage<A>,
+        ratios: &[f64],
+        round: usize,
+        path: &str,
+    ) -> Result<(Stage<A>, f64)>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+    {
+        let Stage { config, mut state, early, mut outputs, .. } = current;
+        let Job { method, size, device, .. } = *job;
+        let graph = config.graph(size)?;
+        let until = |ratio: f64| method.until(round, ratio);
         let dense = self.architecture.graph(size)?;
         let of_layer = |((before, now), ratio): ((&Layer, &Layer), &f64)| {
             let (whole, left) = (before.outputs().len(), now.outputs().len());
@@ -685,12 +792,13 @@ where
                 };
                 oracle(&graph, &ratios, skip, *most, loss)?
             }
-            Pruner::Weights(_)
-            | Pruner::Blocks { .. }
-            | Pruner::GregWeights { .. }
-            | Pruner::Scratch(_)
-            | Pruner::SparseScratch(..) => unreachable!("they remove no filters here"),
+            Pruner::Inherited(removed) => Kept::without(&graph, removed)?,
+            _ => unreachable!("they remove no filters here"),
         };
+        let magnitude_ratios = kept.magnitude_ratios(&graph, &state)?;
+        for (layer, outputs) in &mut outputs {
+            *outputs = kept.outputs(layer)?.iter().map(|&place| outputs[place]).collect();
+        }
         let early = early.map(|early| surgery::removed(&graph, &early, &kept)).transpose()?;
         if let Some(activation) = method.absorb {
             state = surgery::absorbed(&graph, state, &kept, activation)?;
@@ -698,7 +806,7 @@ where
         state = early.clone().map_or_else(|| surgery::removed(&graph, &state, &kept), Ok)?;
         let config = config.pruned(&kept)?;
         state = job.renewed(&config.graph(size)?, state)?;
-        Ok((Stage { config, state, masks: None, early }, growth))
+        Ok((Stage { config, state, masks: None, early, outputs, magnitude_ratios }, growth))
     }
 
     fn training<B>(&self, recipe: &Recipe, progress: Progress) -> Result<Run<A, B>>
@@ -715,7 +823,7 @@ where
         };
         let config =
             TrainingConfig::new(recipe.epochs).with_average(recipe.average).with_dashboard(self.dashboard);
-        let groups = ParameterGroups::new(recipe.optimizer::<B::InnerBackend>());
+        let groups = ParameterGroups::new(recipe.descent::<B::InnerBackend>());
         let mut training = Training::new(config, groups, schedule)?
             .with(|training| {
                 training
@@ -777,9 +885,16 @@ where
         A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
         H: Hook<B, Supervised<B, A::Network<B>>> + 'static,
     {
-        // The method ends it.
-        let rates = format!("0:{rate}").parse()?;
-        let recipe = Recipe { epochs: ENDLESS, rates, average: None, warm_up: 0, ..self.retraining.clone() };
+        let recipe = Recipe {
+            // The method ends it.
+            epochs: ENDLESS,
+            rates: format!("0:{rate}").parse()?,
+            average: None,
+            warm_up: 0,
+            // The penalty's growth is measured against plain steps.
+            optimizer: Optimizer::Sgd,
+            ..self.retraining.clone()
+        };
         let followed = Follow::new(hook);
         let training = self.training::<B>(&recipe, Arc::new(|_, _| ()))?.with_hook(followed.clone());
         let plan = Plan { recipe: &recipe, seed: job.seed, path: format!("{path}/growth") };
@@ -787,17 +902,30 @@ where
         Ok((followed, trained))
     }
 
-    fn mean_jsv<B>(&self, config: &A, state: &State, device: &B::Device) -> Result<Option<f64>>
+    /// Enters the singular values of a network's Jacobian.
+    ///
+    /// - place: in the record's fields
+    fn measure_jacobian<B>(
+        &self,
+        record: &mut Record,
+        place: usize,
+        config: &A,
+        state: &State,
+        device: &B::Device,
+    ) -> Result<()>
     where
         B: AutodiffBackend,
         A::Network<B>: AutodiffModule<B>,
     {
         if self.jsv_images == 0 {
-            return Ok(None);
+            return Ok(());
         }
         let network = state.network::<A, B>(config, device)?;
         let images = self.data.test_images::<B>(self.jsv_images, device)?;
-        Ok(Some(SingularValues::measure(&network, images, Mode::Eval)?.summary().mean))
+        let summary = SingularValues::measure(&network, images, Mode::Eval)?.summary();
+        record.mean_jsv[place] = Some(summary.mean);
+        record.condition_number[place] = Some(summary.condition).filter(|number| number.is_finite());
+        Ok(())
     }
 }
 

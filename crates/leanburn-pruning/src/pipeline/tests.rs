@@ -2,12 +2,12 @@ use burn::backend::Autodiff;
 use burn_flex::Flex;
 use leanburn_core::random::Generator;
 use leanburn_vision::{
-    resnet::ResNetConfig, sequential::SequentialConfig, train::Samples, transform::Sample,
+    Architecture, resnet::ResNetConfig, sequential::SequentialConfig, train::Samples, transform::Sample,
 };
 
 use super::*;
 use crate::{
-    Criterion, Prunable, Ratios, Selection, State,
+    Criterion, Kept, Prunable, Ratios, Selection, State,
     comparison::{Flag, Level, Setup, Table, Total, compare},
     orthogonality::Penalty,
     regularised::{GregConfig, Growth, TppConfig},
@@ -105,6 +105,10 @@ fn methods_leave_records_that_can_be_compared() {
         assert!(record.accuracy.last.unwrap() > 60.0, "{}: {:?}", method.name, record.accuracy);
         let curve: Vec<usize> = record.mean_jsv_by_epoch.iter().map(|(epoch, _)| *epoch).collect();
         assert_eq!(curve, if record.is_scratch() { vec![] } else { vec![2, 4] });
+        assert!(record.condition_number[2].unwrap() > 1.0 && record.weight_bytes == Some(4 * 155));
+        if ["L1", "L1 + OrthP"].contains(&method.name.as_str()) {
+            assert_eq!(record.pruning.overlap_with_l1, Some(1.0));
+        }
         let last = record.mean_jsv_by_epoch.last().map_or(record.mean_jsv[2].unwrap(), |(_, jsv)| *jsv);
         assert!(last > 0.0 && (last - record.mean_jsv[2].unwrap()).abs() < 1e-6 * last);
         records.push(record);
@@ -122,6 +126,43 @@ fn methods_leave_records_that_can_be_compared() {
     assert!(of("GReg-1").pruning.epochs.unwrap() > 2.0, "{:?}", of("GReg-1").pruning.epochs);
     assert_eq!(of("scratch").total_epochs(), Some(6.0));
     assert_eq!(of("L1").total_epochs(), Some(10.0));
+}
+
+#[test]
+fn filters_are_inherited_and_adam_trains_them() {
+    let mut pipeline = mlp();
+    pipeline.base.momentum = 0.0;
+    pipeline.retraining.optimizer = Optimizer::Adam;
+    pipeline.retraining.rates = "0:0.01,2:0.001".parse().unwrap();
+    let device = Default::default();
+    let base = pipeline.train_base::<B>(0, &[], &device, |_, _| ()).unwrap();
+    // Of two rounds the filters are still those of the dense network.
+    let first = run(&pipeline, &base, &Method::l1().with_rounds(2));
+    assert_eq!(first.record.retraining.optimizer.as_deref(), Some("Adam"));
+    assert!(first.record.accuracy.last.unwrap() > 80.0, "{:?}", first.record.accuracy);
+    assert_eq!(first.removed.values().map(Vec::len).collect::<Vec<_>>(), [6, 5]);
+    let inherited = Method::new("inherited", Pruner::Inherited(first.removed.clone()));
+    // Whatever the ratios.
+    pipeline.ratios = Ratios::Uniform(0.1);
+    let second = run(&pipeline, &base, &inherited);
+    assert_eq!(second.removed, first.removed);
+    assert_eq!(second.record.pruning.ratios.as_ref().unwrap()["net.0"], 0.5);
+    let l1 = Kept::without(&pipeline.architecture.graph([4, 4]).unwrap(), &first.removed).unwrap();
+    assert_eq!(l1.pruned("net.0").unwrap().len(), 6);
+    let ratios = second.record.pruning.magnitude_ratios.unwrap();
+    assert!(ratios.len() == 2 && ratios.values().all(|ratio| *ratio > 1.0), "{ratios:?}");
+    let overlap = second.record.pruning.overlap_with_l1.unwrap();
+    assert!(overlap > 0.5 && overlap <= 1.0, "{overlap}");
+
+    for (method, expected) in [
+        (inherited.with_rounds(2), "rounds"),
+        (Method::new("other", Pruner::Inherited([("net.9".to_owned(), vec![0])].into())), "net.9"),
+        (Method::new("other", Pruner::Inherited([("net.0".to_owned(), vec![12])].into())), "12"),
+        (Method::new("other", Pruner::Inherited([("net.4".to_owned(), vec![1])].into())), "may go"),
+    ] {
+        let error = pipeline.run::<B>(&base, &method, 0, &device, |_, _| ()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
@@ -339,6 +380,9 @@ fn outcomes_are_saved_and_runs_go_on() {
     let path = folder.path().join("outcome");
     outcome.save::<Flex>(&path, &device).unwrap();
     assert!(outcome.save::<Flex>(&path, &device).is_err());
+    let removed: std::collections::BTreeMap<String, Vec<usize>> =
+        leanburn_core::report::read_json(path.join("removed.json")).unwrap();
+    assert_eq!(removed, outcome.removed);
     let records = crate::comparison::Record::open(path.join("record.json")).unwrap();
     assert_eq!(records, [outcome.record]);
     // A base model that is there already gives the same record but for what is not known of it.
