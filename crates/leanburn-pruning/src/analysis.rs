@@ -67,7 +67,8 @@ pub trait Removal {
     /// When the layers are of another network.
     fn goes(&self, graph: &Graph, state: &State) -> Result<BTreeMap<String, Vec<bool>>>;
 
-    /// By layer, the mean absolute weight of what stays over that of what goes. Layers that lose nothing are left out.
+    /// By layer, the mean absolute weight of what stays over that of what goes. Layers that lose nothing are left out, and
+    /// those that lose nothing but zeros, as after TPP: their ratio is no number.
     ///
     /// # Errors
     ///
@@ -80,7 +81,10 @@ pub trait Removal {
                 let weights = weights.iter().zip(&goes);
                 weights.filter(|(_, goes)| **goes == wanted).map(|(weight, _)| *weight).collect()
             };
-            ratios.insert(name, mean_absolute(&part(false)) / mean_absolute(&part(true)));
+            let ratio = mean_absolute(&part(false)) / mean_absolute(&part(true));
+            if ratio.is_finite() {
+                ratios.insert(name, ratio);
+            }
         }
         Ok(ratios)
     }
@@ -172,6 +176,7 @@ mod tests {
         let overlap = masks.overlap(&smallest, &graph, &state).unwrap().unwrap();
         assert!(overlap > 0.0 && overlap < 0.2, "{overlap}");
         let masked = masks.apply(state.clone()).unwrap();
+        assert!(masks.magnitude_ratios(&graph, &masked).unwrap().is_empty());
         let statistics = by_layer(&graph, &masked, Some(&state)).unwrap();
         assert_eq!((statistics[0].layer.as_str(), statistics[0].weights), ("conv1", 150));
         for layer in statistics {

@@ -8,7 +8,7 @@ use leanburn_vision::{
 use super::*;
 use crate::{
     Criterion, Kept, Prunable, Ratios, Selection, State,
-    comparison::{Flag, Level, Setup, Table, Total, compare},
+    comparison::{Flag, Level, Record, Setup, Table, Total, compare},
     orthogonality::Penalty,
     regularised::{GregConfig, Growth, TppConfig},
     reinit::Activation,
@@ -103,6 +103,8 @@ fn methods_leave_records_that_can_be_compared() {
         assert_eq!(widths.collect::<Vec<_>>(), [6, 5, 3], "{}", method.name);
         let record = outcome.record;
         assert!(record.accuracy.last.unwrap() > 60.0, "{}: {:?}", method.name, record.accuracy);
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record, "{}", method.name);
         let curve: Vec<usize> = record.mean_jsv_by_epoch.iter().map(|(epoch, _)| *epoch).collect();
         assert_eq!(curve, if record.is_scratch() { vec![] } else { vec![2, 4] });
         assert!(record.condition_number[2].unwrap() > 1.0 && record.weight_bytes == Some(4 * 155));
