@@ -511,14 +511,15 @@ where
         granularity: Granularity,
     ) -> Result<PruningRecord> {
         let dense = self.architecture.graph(job.size)?;
-        let (state, skip) = (&job.base.state, job.method.skip().to_vec());
-        let by_magnitude = Ratios::Layers(ratios.clone());
+        let state = &job.base.state;
         let overlap = if let Some(masks) = &pruned.masks {
-            let l1 = WeightSelection { skip, ..Default::default() };
-            masks.overlap(&l1.select(&dense, state, &by_magnitude)?, &dense, state)?
+            let by_magnitude = Ratios::Layers(ratios.clone());
+            let l1 = WeightSelection::default().select(&dense, state, &by_magnitude)?;
+            masks.overlap(&l1, &dense, state)?
         } else {
-            let l1 = Selection::new().with_at_most(Some(0.995)).with_skip(skip);
-            let l1 = l1.select(&dense, state, None, &by_magnitude)?;
+            // As many of each layer as really went: a ratio may be rounded otherwise.
+            let as_many = Ratios::of(&dense, &pruned.config.graph(job.size)?)?;
+            let l1 = Selection::new().with_at_most(Some(0.995)).select(&dense, state, None, &as_many)?;
             Kept::without(&dense, &pruned.removed(&dense))?.overlap(&l1, &dense, state)?
         };
         Ok(PruningRecord {
