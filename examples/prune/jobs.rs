@@ -211,6 +211,8 @@ where
     let device = options.common.device()?;
     let mut pipeline = pipeline(options, &architecture, data, folder)?;
     pipeline.check()?;
+    // What is missing is said before anything is trained.
+    options.method.iter().try_for_each(|kind| method(options, *kind, 0).map(drop))?;
     if options.task == Task::Trainability {
         return trainability(options, &mut pipeline, checkpoint, folder, &device);
     }
