@@ -32,8 +32,20 @@ use safetensors::{Dtype, View};
 use crate::{Error, Mismatch, Result, report};
 
 /// Names under which training programs wrap a state dict, or a model inside another.
-const WRAPPERS: [&str; 8] =
-    ["state_dict", "model_state_dict", "module", "model", "net", "network", "encoder", "backbone"];
+const WRAPPERS: [&str; 9] = [
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "module",
+    "model",
+    "net",
+    "network",
+    "encoder",
+    "backbone",
+];
+
+/// Names under which training programs keep the state dict beside an optimiser's.
+const STATE_DICTS: [&str; 4] = ["state_dict.", "model_state.", "model_state_dict.", "model."];
 
 /// PyTorch's counter of batch norm's updates, which no computation here reads.
 const COUNTER: &str = "num_batches_tracked";
@@ -74,6 +86,11 @@ impl Checkpoint {
             (name, TensorSnapshot::from_data(data, parts, vec![], Default::default()))
         });
         Self { path: path.into(), tensors: tensors.collect(), keep_types: false }
+    }
+
+    /// Where the tensors come from.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The tensors' names, sorted.
@@ -117,15 +134,15 @@ impl Checkpoint {
         self
     }
 
-    /// The state dict alone, without what wraps it: what is under `state_dict.` where there is such a part, and no
-    /// `module.` of `DataParallel` anywhere in a name.
+    /// The state dict alone, without what wraps it: what is under `state_dict.`, `model_state.`, `model_state_dict.` or
+    /// `model.` where there is such a part, and no `module.` of `DataParallel` anywhere in a name.
     pub fn state_dict(mut self) -> Self {
-        const PART: &str = "state_dict.";
-        let whole = !self.names().any(|name| name.starts_with(PART));
+        let part = STATE_DICTS.into_iter().find(|part| self.names().any(|name| name.starts_with(part)));
+        let part = part.unwrap_or("");
         self.tensors = std::mem::take(&mut self.tensors)
             .into_iter()
             .filter_map(|(name, tensor)| {
-                let name = if whole { &name } else { name.strip_prefix(PART)? };
+                let name = name.strip_prefix(part)?;
                 let parts = name.split('.').filter(|part| *part != "module");
                 Some((parts.collect::<Vec<_>>().join("."), tensor))
             })

@@ -219,6 +219,25 @@ impl Maps {
     }
 }
 
+/// Each channel times a number of its own.
+///
+/// - input: `[batch, channels, ...]`
+/// - scale: `[channels]`
+pub fn scale_channels<B: Backend, const D: usize>(input: Tensor<B, D>, scale: Tensor<B, 1>) -> Tensor<B, D> {
+    let (dims, maps) = (input.dims(), Maps::new(&input));
+    (maps.flat(input) * maps.repeated(scale)).reshape(dims)
+}
+
+/// Each sample times a number of its own.
+///
+/// - input: `[batch, ...]`
+/// - scale: `[batch]`
+pub fn scale_samples<B: Backend, const D: usize>(input: Tensor<B, D>, scale: Tensor<B, 1>) -> Tensor<B, D> {
+    let dims = input.dims();
+    let values: usize = dims[1..].iter().product();
+    (input.reshape([dims[0], values]) * scale.reshape([dims[0], 1])).reshape(dims)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +324,18 @@ mod tests {
         let input: Tensor<Flex, 4> = generator.normal([2, 3, 5, 6], &device);
         let expected = norm.forward(conv.forward(input.clone()));
         approx(norm.fuse_conv(&conv).forward(input), expected.into_data());
+    }
+
+    #[test]
+    fn channels_and_samples_have_scales_of_their_own() {
+        let device = Default::default();
+        let input: Tensor<Flex, 4> = Generator::new(5).normal([3, 2, 4, 5], &device);
+        let scale = Tensor::<Flex, 1>::from_floats([2.0, -1.0], &device);
+        let expected = input.clone() * scale.clone().reshape([1, 2, 1, 1]);
+        approx(scale_channels(input.clone(), scale), expected.into_data());
+        let scale = Tensor::<Flex, 1>::from_floats([2.0, -1.0, 0.5], &device);
+        let expected = input.clone() * scale.clone().reshape([3, 1, 1, 1]);
+        approx(scale_samples(input, scale), expected.into_data());
     }
 
     #[test]

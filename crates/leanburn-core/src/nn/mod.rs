@@ -3,9 +3,11 @@
 mod batch_norm;
 mod conv;
 mod dropout;
+mod gelu;
 mod linear;
 
-pub use batch_norm::{BatchNorm, BatchNormConfig};
+pub use batch_norm::{BatchNorm, BatchNormConfig, scale_channels, scale_samples};
 pub use conv::{ConvConfig, Initial};
 pub use dropout::dropout;
+pub use gelu::gelu;
 pub use linear::linear;

@@ -113,6 +113,10 @@ impl MetricLogger for History {
                 NumericEntry::Value(value) => (value, 1),
                 NumericEntry::Aggregated { aggregated_value, count } => (aggregated_value, count),
             };
+            // A metric that a batch does not measure would leave a mean that is no number.
+            if count == 0 {
+                continue;
+            }
             let sum = state.sums.entry((epoch, split.to_string(), name)).or_default();
             *sum = (sum.0 + value * count as f64, sum.1 + count);
         }

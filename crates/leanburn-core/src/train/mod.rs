@@ -37,7 +37,7 @@ pub use {
     config::{EpochReport, Hook, Trained, Training, TrainingConfig},
     history::{History, Measured},
     loader::{Batch, Batches, BurnLoader, Dataset, Loader},
-    parameters::{ParameterGroups, gradient_norm, parameter_paths},
+    parameters::{ParameterGroups, clipped, gradient_norm, parameter_paths},
 };
 
 use burn::tensor::backend::AutodiffBackend;

@@ -272,6 +272,19 @@ pub(super) fn scaled<B: AutodiffBackend, M: AutodiffModule<B>>(
     scale.0
 }
 
+/// The gradients, all of them scaled down where their norm together is above `largest`, and the norm that they had.
+pub fn clipped<B: AutodiffBackend, M: AutodiffModule<B>>(
+    model: &M,
+    gradients: GradientsParams,
+    largest: f64,
+) -> (GradientsParams, f64) {
+    let norm = gradient_norm::<B, M>(model, &gradients);
+    if norm > largest {
+        return (scaled::<B, M>(model, gradients, largest / norm), norm);
+    }
+    (gradients, norm)
+}
+
 /// The Euclidean norm of all gradients together.
 pub fn gradient_norm<B: AutodiffBackend, M: AutodiffModule<B>>(
     model: &M,

@@ -25,7 +25,7 @@ use super::{
     Batches, BurnLoader, EpochReport, History, Trained, Training,
     average::moved,
     config::Components,
-    parameters::{gradient_norm, scaled},
+    parameters::{clipped, scaled},
     snapshot::{Position, Snapshots, check_finite},
 };
 use crate::{Error, Result};
@@ -262,7 +262,8 @@ where
             gradients = hook.gradients(step, &self.model, gradients)?;
         }
         if let Some(largest) = self.training.config.clip_norm {
-            let norm = gradient_norm::<B, M>(&self.model, &gradients);
+            let norm;
+            (gradients, norm) = clipped::<B, M>(&self.model, gradients, largest);
             if !norm.is_finite() {
                 let expected = "a finite number; lower the learning rate or rescale the data";
                 return Err(Error::data(
@@ -270,9 +271,6 @@ where
                     expected,
                     norm,
                 ));
-            }
-            if norm > largest {
-                gradients = scaled::<B, M>(&self.model, gradients, largest / norm);
             }
         }
         let mut model = self.training.optimizer.step(rate, self.model.clone(), gradients);
