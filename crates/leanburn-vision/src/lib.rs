@@ -14,6 +14,7 @@
 mod architecture;
 pub mod data;
 pub mod image;
+mod resample;
 pub mod resnet;
 pub mod sequential;
 #[cfg(feature = "train")]

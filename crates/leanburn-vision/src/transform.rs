@@ -162,8 +162,12 @@ impl Transform {
     }
 }
 
-/// Top, left, height and width of a part: of ten draws the first that fits, else the largest in the middle.
-fn random_part(
+/// Top, left, height and width of a part, as torchvision's `RandomResizedCrop` draws it: of ten draws the first that
+/// fits, else the largest in the middle.
+///
+/// - scale: the least and the largest share of the image
+/// - ratio: the least and the largest ratio of width to height
+pub fn random_part(
     [height, width]: [usize; 2],
     scale: [f64; 2],
     ratio: [f64; 2],
