@@ -8,6 +8,7 @@
 //! | handwritten digits, 1797 x 64, 10 classes | [`digits`] | `tables` |
 //! | anomalies that differ in direction, 440 x 32, 40 anomalies | [`angular`] | |
 //! | an anomaly set made of any labelled table | [`anomaly_set`], [`contaminated_set`] | |
+//! | videos of moving digits, whose label is the direction of the motion | [`MovingDigits`] | `tables` |
 //! | KDD Cup 1999 from its published files | [`kddcup99()`] | `kddcup99` |
 //! | the generator of reproducible numbers behind the reference values | [`recipe`] | |
 //! | what can be downloaded, with licence and checksum | [`catalogue`], [`find`] | |
@@ -34,7 +35,7 @@
 //! None is on by default.
 //!
 //! - `kddcup99`: the reader of that set's files.
-//! - `tables`: the embedded tables (190 kB in the program).
+//! - `tables`: the embedded tables (190 kB in the program), and the moving digits made of them.
 //! - `download`: the downloader, which brings an HTTP client and TLS.
 // The table above links to what the features hold, also where they are off.
 #![cfg_attr(
@@ -48,6 +49,8 @@ mod download;
 mod generate;
 #[cfg(feature = "kddcup99")]
 mod kddcup99;
+#[cfg(feature = "tables")]
+mod moving_digits;
 pub mod recipe;
 #[cfg(feature = "tables")]
 mod tables;
@@ -58,5 +61,7 @@ pub use download::download;
 pub use generate::{angular, anomaly_set, contaminated_set};
 #[cfg(feature = "kddcup99")]
 pub use kddcup99::kddcup99;
+#[cfg(feature = "tables")]
+pub use moving_digits::{Hue, MovingDigits};
 #[cfg(feature = "tables")]
 pub use tables::{breast_cancer, digit_images, digits, wine};
