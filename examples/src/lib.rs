@@ -2,7 +2,11 @@
 
 use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
-use leanburn::{anomaly::sla2p::Progress, core::Result, device, graph::History, prelude::DispatchDevice};
+use leanburn::{
+    anomaly::sla2p::Progress, core::Result, device, graph::History, prelude::DispatchDevice,
+    video::videos::MemoryVideos, vision::image::Image,
+};
+use leanburn_datasets::MovingDigits;
 use mimalloc::MiMalloc;
 use serde::Serialize;
 
@@ -48,6 +52,21 @@ pub fn options<T: Parser>() -> T {
         std::process::exit(0);
     }
     T::parse()
+}
+
+/// Moving digits as a source of videos, all of them in memory.
+///
+/// # Errors
+///
+/// When a setting is out of its range.
+pub fn moving_digits(digits: &MovingDigits) -> Result<MemoryVideos> {
+    digits.check()?;
+    let size = [digits.size(); 2];
+    let videos = (0..digits.len()).map(|video| {
+        let frames = (0..digits.frames()).map(|frame| Image::new(size, 3, digits.frame(video, frame)));
+        Ok((frames.collect::<Result<Vec<_>>>()?, digits.label(video)))
+    });
+    MemoryVideos::new(videos.collect::<Result<Vec<_>>>()?, digits.classes())
 }
 
 /// A bar that follows training and scoring.

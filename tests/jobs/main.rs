@@ -5,4 +5,5 @@ mod backends;
 mod graph;
 mod pruning;
 mod published;
+mod video;
 mod vision;

@@ -1,14 +1,15 @@
 //! leanburn beside its PyTorch peers: the same work on the same cores, in turns in one run.
 //!
-//! `cargo run --release -p leanburn-tests --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p`, `lgi` or `vision`,
+//! `cargo run --release -p leanburn-tests --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p`, `lgi`, `vision` or `video`,
 //! PYTHON has torch, scipy, scikit-learn and safetensors (for `vision` torchvision and torch-pruning), and `LEANBURN_DATA` names the folder of data sets. `-- sla2p-large` and
 //! `-- lgi-large` measure time and memory at sizes that the peers cannot run.
 
 mod lgi;
 mod sla2p;
+mod video;
 mod vision;
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Instant};
 
 use leanburn::prelude::*;
 use mimalloc::MiMalloc;
@@ -32,9 +33,12 @@ fn main() -> Result<()> {
         ["vision-ours", mode] => print(&vision::ours(mode)?),
         ["vision"] => vision::pair("python3")?,
         ["vision", "--python", python] => vision::pair(python)?,
+        ["video-ours", mode] => print(&video::ours(mode)?),
+        ["video"] => video::pair("python3")?,
+        ["video", "--python", python] => video::pair(python)?,
         _ => {
             eprintln!(
-                "usage: peers sla2p | lgi | vision [--python PYTHON], or peers sla2p-large | lgi-large"
+                "usage: peers sla2p | lgi | vision | video [--python PYTHON], or peers sla2p-large | lgi-large"
             );
             std::process::exit(2);
         }
@@ -74,6 +78,19 @@ fn in_turns<T: DeserializeOwned>(commands: &[&[&str]]) -> Result<Vec<Vec<T>>> {
         }
     }
     Ok(measured)
+}
+
+/// The median seconds of seven runs, after two others.
+fn timed(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    const RUNS: usize = 7;
+    run()?;
+    run()?;
+    let times = (0..RUNS).map(|_| {
+        let start = Instant::now();
+        run()?;
+        Ok(start.elapsed().as_secs_f64())
+    });
+    Ok(median(times.collect::<Result<Vec<_>>>()?.into_iter()))
 }
 
 /// The middle one of an odd number of values.

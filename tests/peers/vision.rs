@@ -1,7 +1,5 @@
 //! Residual networks: inference, a training step, and pruning itself.
 
-use std::time::Instant;
-
 use leanburn::{
     burn::{
         module::AutodiffModule,
@@ -16,7 +14,7 @@ use leanburn::{
 use leanburn_tests::device;
 use serde::{Deserialize, Serialize};
 
-use crate::{in_turns, median, own, script};
+use crate::{in_turns, median, own, script, timed};
 
 /// What every program prints.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -25,20 +23,6 @@ pub(crate) struct Measured {
     /// Of a pruned network.
     params: usize,
     macs: usize,
-}
-
-/// Runs that are measured, after two others.
-const RUNS: usize = 7;
-
-fn timed(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    run()?;
-    run()?;
-    let times = (0..RUNS).map(|_| {
-        let start = Instant::now();
-        run()?;
-        Ok(start.elapsed().as_secs_f64())
-    });
-    Ok(median(times.collect::<Result<Vec<_>>>()?.into_iter()))
 }
 
 pub(crate) fn ours(mode: &str) -> Result<Measured> {

@@ -145,6 +145,16 @@ impl Case {
         self.make(made, &made.name)
     }
 
+    /// All parameters.
+    ///
+    /// # Errors
+    ///
+    /// When the manifest does not say how one is made.
+    pub fn parameters(&self) -> Result<Vec<(String, TensorData)>> {
+        let parameters = self.manifest.parameters.iter();
+        parameters.map(|made| Ok((made.name.clone(), self.make(made, &made.name)?))).collect()
+    }
+
     /// Input `name` as a tensor.
     ///
     /// # Errors
@@ -185,13 +195,7 @@ impl Case {
     ) -> Result<M> {
         let folder = tempfile::tempdir().map_err(Error::io("temporary folder"))?;
         let file = folder.path().join("parameters.safetensors");
-        let parameters = self
-            .manifest
-            .parameters
-            .iter()
-            .map(|made| Ok((made.name.clone(), self.make(made, &made.name)?)))
-            .collect::<Result<Vec<_>>>()?;
-        checkpoint::save_tensors(parameters.into_iter().chain(others), &file)?;
+        checkpoint::save_tensors(self.parameters()?.into_iter().chain(others), &file)?;
         Checkpoint::open(&file)?.load_into(module, names)
     }
 

@@ -6,6 +6,7 @@
 pub mod case;
 pub mod comparison;
 mod gradients;
+mod precision;
 pub mod runners;
 
 use leanburn::{core::Result, prelude::DispatchDevice};

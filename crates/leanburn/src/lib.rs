@@ -8,6 +8,7 @@
 //! | `anomaly` | [`anomaly`] | [SLA2P](anomaly::sla2p), its variant SLA, and [baselines](anomaly::baselines) |
 //! | `graph` | [`graph`] | [LGI-LS](graph::lgi), and SLAPS, GRCN and IDGL as [learners](graph::learners) of graphs |
 //! | `pruning` | [`pruning`] | filters and weights selected, masked and really removed |
+//! | `video` | [`video`] | [FFN](video::ffn), and TSN, TSM, TEA, SlowFast and UniFormer |
 //! | `vision` | [`vision`] | the image networks that are pruned |
 //!
 //! Backends are features too: `flex` (CPU, the default), `ndarray` (CPU), `cuda`, and at most one of `wgpu`, `vulkan`,
@@ -47,6 +48,8 @@ pub use leanburn_core as core;
 pub use leanburn_graph as graph;
 #[cfg(feature = "pruning")]
 pub use leanburn_pruning as pruning;
+#[cfg(feature = "video")]
+pub use leanburn_video as video;
 #[cfg(feature = "vision")]
 pub use leanburn_vision as vision;
 

@@ -1,8 +1,11 @@
 //! One runner a kind, grouped by method.
 
+mod ffn;
 mod lgi;
 mod pruning;
 mod sla2p;
+mod video_sampling;
+mod video_transforms;
 
 use leanburn::{
     core::{Error, Result},
@@ -15,10 +18,19 @@ use crate::{case::Case, comparison::Outputs};
 type Runner = fn(&Case, &DispatchDevice) -> Result<Outputs>;
 
 /// Every kind's runner.
-const RUNNERS: [(&str, Runner); 30] = [
+const RUNNERS: [(&str, Runner); 44] = [
     ("cost_accounting", pruning::cost_accounting),
     ("fcn_eval", sla2p::fcn_eval),
     ("fcn_train", sla2p::fcn_train),
+    ("ffn_blocks", ffn::blocks),
+    ("ffn_evaluate", ffn::evaluate),
+    ("ffn_imagenet_import", ffn::imagenet_import),
+    ("ffn_loss", ffn::loss),
+    ("ffn_slowfast", ffn::slowfast),
+    ("ffn_tea_blocks", ffn::tea_blocks),
+    ("ffn_tsm_eval", ffn::tsm),
+    ("ffn_tsm_train", ffn::tsm_train),
+    ("ffn_uniformer", ffn::uniformer),
     ("filter_pruning", pruning::filter_pruning),
     ("filter_scores", pruning::filter_scores),
     ("gcn_train", lgi::gcn_train),
@@ -44,8 +56,13 @@ const RUNNERS: [(&str, Runner); 30] = [
     ("slaps_loss", lgi::slaps_loss),
     ("slaps_mask", lgi::slaps_mask),
     ("starved_nodes", lgi::starved_nodes),
+    ("temporal_shift", ffn::shift),
     ("tpp_run", pruning::tpp_run),
+    ("tsm_eval", ffn::tsm),
     ("unstructured_pruning", pruning::unstructured_pruning),
+    ("video_sampling", video_sampling::video_sampling),
+    ("video_schedules", ffn::schedules),
+    ("video_transforms", video_transforms::video_transforms),
 ];
 
 /// Computes `case` by the runner of its kind.

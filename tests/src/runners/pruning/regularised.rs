@@ -2,9 +2,8 @@
 
 use leanburn::{
     burn::{
-        module::{Module, ModuleMapper, Param},
         optim::{GradientsParams, Optimizer, SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig},
-        tensor::{DType, Tensor, TensorData},
+        tensor::{Tensor, TensorData},
     },
     core::{Error, Result, checkpoint, loss::cross_entropy},
     prelude::{Dispatch, DispatchDevice},
@@ -18,33 +17,12 @@ use leanburn::{
 use serde::Deserialize;
 
 use super::{Job, Net, Patterns, Trainable, dims, head, indices, loaded, norm, pattern};
-use crate::{case::Case, comparison::Outputs, device_name, gradients};
-
-/// In which precision whole runs are computed: the reference's, where the device has it. Rounding to single precision
-/// can tip a filter's activation over zero: with two threads, PyTorch leaves the tolerance of `tpp_run_resnet8` as well.
-fn precision() -> DType {
-    if matches!(device_name().as_str(), "flex" | "ndarray") { DType::F64 } else { DType::F32 }
-}
-
-/// A network in that precision.
-fn exact<N: Module<Dispatch>>(network: N) -> N {
-    struct Cast;
-    impl ModuleMapper<Dispatch> for Cast {
-        fn map_float<const D: usize>(
-            &mut self,
-            param: Param<Tensor<Dispatch, D>>,
-        ) -> Param<Tensor<Dispatch, D>> {
-            let (id, tensor, mapper) = param.consume();
-            let requires_gradient = tensor.is_require_grad();
-            let mut tensor: Tensor<Dispatch, D> = Tensor::from_inner(tensor.inner().cast(precision()));
-            if requires_gradient {
-                tensor = tensor.require_grad();
-            }
-            Param::from_mapped_value(id, tensor, mapper)
-        }
-    }
-    network.map(&mut Cast)
-}
+use crate::{
+    case::Case,
+    comparison::Outputs,
+    gradients,
+    precision::{exact, precision},
+};
 
 /// Values by iteration and layer, as `[iterations, layers]`.
 fn table(rows: &[Vec<f64>]) -> TensorData {

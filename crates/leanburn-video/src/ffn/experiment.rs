@@ -1,0 +1,208 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use burn::{
+    module::AutodiffModule,
+    optim::SimpleOptimizer,
+    tensor::backend::{AutodiffBackend, DeviceOps},
+    train::Interrupter,
+};
+use leanburn_core::{
+    Result,
+    checkpoint::Checkpoint,
+    random::{Generator, streams},
+    train::{Batches, EpochReport, History, Hook, ParameterGroups, Training, TrainingConfig},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Alignment, FrameFlexible, Frequencies, Labelled};
+use crate::{
+    branches::Branches,
+    mixing::Mixing,
+    model::VideoArchitecture,
+    sampling::Sampling,
+    schedule::EpochSchedule,
+    train::{Clips, clip_loader, with_clip_metrics},
+    transform::ClipPreprocessing,
+    videos::VideoSource,
+};
+
+/// What is trained: FFN, a part of it, or what it is compared with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// FFN, with branches of one's own choice.
+    Ffn(Branches),
+    /// Alignment alone: shared norms, and no alteration.
+    Distillation,
+    /// Alignment, and norms of each branch.
+    SpecialisedNorms,
+    /// All frame counts learn from the labels, with everything shared.
+    Sharing,
+    /// One frame count: the network whose deviation at others is to be seen, and with each count in turn separated
+    /// training.
+    Single(usize),
+    /// A plain network; each batch has one frame count, each as likely.
+    Mixed,
+    /// A plain network; each batch has one frame count, as likely as it has frames.
+    Proportional,
+}
+
+impl Method {
+    /// The branches of the network that it trains.
+    ///
+    /// - counts: the frame counts that clips are drawn at
+    pub fn branches(&self, counts: &[usize]) -> Branches {
+        let shared = Branches { counts: counts.to_vec(), private_norms: false, alteration: None };
+        match self {
+            Self::Ffn(branches) => branches.clone(),
+            Self::SpecialisedNorms => Branches { private_norms: true, ..shared },
+            Self::Distillation | Self::Sharing | Self::Mixed | Self::Proportional => shared,
+            Self::Single(frames) => Branches::single(*frames),
+        }
+    }
+}
+
+/// Trainings of one architecture on one set of videos, by one [`Method`] or by several.
+#[derive(Debug)]
+pub struct Experiment<A, S> {
+    /// The architecture; its branches are the method's.
+    pub architecture: A,
+    /// The frame counts, ascending.
+    pub counts: Vec<usize>,
+    /// Videos for training.
+    pub train: Arc<S>,
+    /// Videos for validation.
+    pub valid: Arc<S>,
+    /// How frames are chosen.
+    pub sampling: Sampling,
+    /// What is done to the frames of both.
+    pub preprocessing: [ClipPreprocessing; 2],
+    /// The learning rate; its epochs are the training's.
+    pub schedule: EpochSchedule,
+    /// Videos of a batch.
+    pub batch_size: usize,
+    /// Who learns from whom.
+    pub alignment: Alignment,
+    /// How batches are mixed, if they are.
+    pub mixing: Option<Mixing>,
+    /// Clipping, accumulation, checkpoints; its epochs are the schedule's.
+    pub training: TrainingConfig,
+    /// Of initial weights, the order of videos, and what is drawn.
+    pub seed: u64,
+    /// The weights to start from, of an image network or of any network of this architecture; random ones when absent.
+    pub start: Option<PathBuf>,
+}
+
+/// What a training gave.
+#[derive(Debug)]
+pub struct Outcome<A, N> {
+    /// The network's configuration.
+    pub architecture: A,
+    /// The network.
+    pub network: N,
+    /// The metrics by epoch.
+    pub history: History,
+    /// Steps taken.
+    pub steps: usize,
+    /// Whether somebody interrupted it: running it again goes on.
+    pub interrupted: bool,
+}
+
+/// Tells what an epoch gave.
+struct Shown<F>(F);
+
+impl<B, M, F> Hook<B, M> for Shown<F>
+where
+    B: AutodiffBackend,
+    M: AutodiffModule<B>,
+    F: FnMut(&EpochReport) + Send,
+{
+    fn epoch_ended(&mut self, report: &EpochReport, _model: &M) -> Result<()> {
+        (self.0)(report);
+        Ok(())
+    }
+}
+
+/// What is trained of an architecture.
+type Trainee<A, B> = FrameFlexible<B, <A as VideoArchitecture>::Network<B>>;
+
+impl<A: VideoArchitecture, S: VideoSource> Experiment<A, S> {
+    /// Trains a network.
+    ///
+    /// - optimizer: of [`tsn_groups`](crate::train::tsn_groups), [`slowfast_groups`](crate::train::slowfast_groups),
+    ///   [`uniformer_groups`](crate::train::uniformer_groups), or of your own
+    /// - folder: for checkpoints, from which the training goes on when it was interrupted; with `None` nothing is written
+    /// - interrupt: gets a handle that stops the training after the step under way
+    /// - show: gets what each epoch gave
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, the weights to start from do not fit, a frame cannot be read, or a checkpoint
+    /// cannot be read or written.
+    pub fn run<B, O>(
+        &self,
+        method: &Method,
+        optimizer: ParameterGroups<O, Trainee<A, B>, B>,
+        folder: Option<&Path>,
+        device: &B::Device,
+        interrupt: impl FnOnce(Interrupter),
+        show: impl FnMut(&EpochReport) + Send + 'static,
+    ) -> Result<Outcome<A, A::Network<B>>>
+    where
+        B: AutodiffBackend,
+        A::Network<B>: AutodiffModule<B, InnerModule = A::Network<B::InnerBackend>>,
+        O: SimpleOptimizer<B::InnerBackend> + 'static,
+    {
+        let architecture = self.architecture.clone().with_branches(method.branches(&self.counts));
+        let counts = &architecture.branches().counts;
+        let model = self.trainee(method, &architecture, device)?;
+        let [train, valid] = &self.preprocessing;
+        let train = Clips::train(self.train.clone(), counts, train.clone())?.with_sampling(self.sampling);
+        let valid =
+            Clips::validation(self.valid.clone(), counts, valid.clone())?.with_sampling(self.sampling);
+        let train = clip_loader::<B, _>(train, self.batch_size, self.mixing.clone(), device)?;
+        let train = Arc::new(train.shuffled(self.seed).drop_last());
+        let valid = clip_loader::<B::InnerBackend, _>(valid, self.batch_size, None, device.inner())?;
+        let accumulation = self.training.accumulation.max(1);
+        let schedule = self.schedule.by_step(train.batches().div_ceil(accumulation))?;
+        let config = TrainingConfig { epochs: self.schedule.epochs, ..self.training.clone() };
+        let training = with_clip_metrics(Training::new(config, optimizer, schedule)?, counts);
+        let training = training.with_hook(Shown(show)).resumed();
+        interrupt(training.interrupter());
+        let trained = training.run(folder, model, device, train, Arc::new(valid))?;
+        Ok(Outcome {
+            architecture,
+            network: trained.model.network,
+            history: trained.history,
+            steps: trained.steps,
+            interrupted: trained.interrupted,
+        })
+    }
+
+    fn trainee<B: AutodiffBackend>(
+        &self,
+        method: &Method,
+        architecture: &A,
+        device: &B::Device,
+    ) -> Result<Trainee<A, B>> {
+        let mut generator = Generator::stream(self.seed, streams::INITIAL_WEIGHTS);
+        let network = match &self.start {
+            Some(path) => architecture.import(Checkpoint::open(path)?, &mut generator, device)?.network,
+            None => architecture.init(&mut generator, device)?,
+        };
+        let alignment = match method {
+            Method::Sharing => self.alignment.clone().with_weight(0.0).with_labelled(Labelled::All),
+            _ => self.alignment.clone(),
+        };
+        let mut trainee = FrameFlexible::new(network, alignment)?;
+        trainee.frequencies = match method {
+            Method::Mixed => Frequencies::Uniform,
+            Method::Proportional => Frequencies::Proportional,
+            _ => Frequencies::All,
+        };
+        Ok(trainee)
+    }
+}

@@ -1,0 +1,116 @@
+use std::{marker::PhantomData, ops::Range};
+
+use burn::{
+    module::{AutodiffModule, Module},
+    tensor::{
+        Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
+    train::{InferenceStep, TrainOutput, TrainStep},
+};
+use leanburn_core::{Result, random::Generator};
+use serde::{Deserialize, Serialize};
+
+use super::{Alignment, Terms};
+use crate::{
+    model::ClipClassifier,
+    train::{ClipBatch, ClipOutput, label_loss},
+};
+
+/// Which of a batch's clips are trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Frequencies {
+    /// All of them.
+    All,
+    /// Those of one frame count, each as likely (mixed sampling).
+    Uniform,
+    /// Those of one frame count, as likely as it has frames (proportional sampling).
+    Proportional,
+}
+
+impl Frequencies {
+    /// Which of a batch's clips are trained on.
+    fn choose<B: Backend>(self, batch: &ClipBatch<B>, generator: &mut Generator) -> Range<usize> {
+        let frames: Vec<usize> = batch.clips.iter().map(|clips| clips.dims()[1]).collect();
+        let place = match self {
+            Self::All => return 0..frames.len(),
+            Self::Uniform => generator.below(frames.len()),
+            Self::Proportional => {
+                let draw = generator.below(frames.iter().sum());
+                let ends = frames.iter().scan(0, |end, frames| {
+                    *end += frames;
+                    Some(*end)
+                });
+                ends.take_while(|end| *end <= draw).count()
+            }
+        };
+        place..place + 1
+    }
+}
+
+/// A network with FFN's objective, on batches with a clip for each of its frame counts.
+#[derive(Module, Debug)]
+pub struct FrameFlexible<B: Backend, N: Module<B>> {
+    /// The network.
+    pub network: N,
+    /// How much of the target is spread over all classes; 0 for none. Targets of mixed batches have their own.
+    pub label_smoothing: f64,
+    /// Which clips are trained on; validation sees all of them.
+    #[module(skip)]
+    pub frequencies: Frequencies,
+    #[module(skip)]
+    alignment: Alignment,
+    backend: PhantomData<B>,
+}
+
+impl<B: Backend, N: ClipClassifier<B>> FrameFlexible<B, N> {
+    /// Without label smoothing, on all clips.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range.
+    pub fn new(network: N, alignment: Alignment) -> Result<Self> {
+        alignment.check()?;
+        let frequencies = Frequencies::All;
+        Ok(Self { network, label_smoothing: 0.0, frequencies, alignment, backend: PhantomData })
+    }
+
+    /// The terms of the loss of a batch.
+    ///
+    /// - logits: of each of the batch's clips
+    pub fn terms(&self, batch: &ClipBatch<B>, logits: &[Tensor<B, 2>]) -> Terms<B> {
+        self.alignment.terms(logits, |logits| label_loss(logits, batch, self.label_smoothing))
+    }
+}
+
+impl<B: AutodiffBackend, N: ClipClassifier<B> + AutodiffModule<B>> TrainStep for FrameFlexible<B, N>
+where
+    N::InnerModule: ClipClassifier<B::InnerBackend>,
+{
+    type Input = ClipBatch<B>;
+    type Output = ClipOutput<B>;
+
+    fn step(&self, mut batch: ClipBatch<B>) -> TrainOutput<ClipOutput<B>> {
+        let mut generator = Generator::new(batch.seed);
+        let chosen = self.frequencies.choose(&batch, &mut generator);
+        batch.clips = batch.clips.drain(chosen).collect();
+        let forward = |clips: &Tensor<B, 5>| self.network.forward_train(clips.clone(), &mut generator);
+        let logits: Vec<Tensor<B, 2>> = batch.clips.iter().map(forward).collect();
+        let loss = self.terms(&batch, &logits).total();
+        let output = ClipOutput::new(loss, &batch, logits);
+        TrainOutput::new(self, output.loss.backward(), output)
+    }
+}
+
+impl<B: Backend, N: ClipClassifier<B>> InferenceStep for FrameFlexible<B, N> {
+    type Input = ClipBatch<B>;
+    type Output = ClipOutput<B>;
+
+    fn step(&self, batch: ClipBatch<B>) -> ClipOutput<B> {
+        let logits: Vec<Tensor<B, 2>> =
+            batch.clips.iter().map(|clips| self.network.forward(clips.clone())).collect();
+        let loss = self.terms(&batch, &logits).total();
+        ClipOutput::new(loss, &batch, logits)
+    }
+}
