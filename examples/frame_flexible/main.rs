@@ -49,10 +49,10 @@ struct Options {
     /// The network.
     #[arg(long, value_enum, default_value = "tsm18")]
     network: Network,
-    /// Channels of the stem, where it is not the published number.
+    /// Channels of the stem, where it is not the published number; for moving digits 24.
     #[arg(long)]
     width: Option<usize>,
-    /// The number of blocks of each stage, of a residual network that is not the published one.
+    /// The number of blocks of each stage, of a residual network that is not the published one; for moving digits 1,1.
     #[arg(long, value_delimiter = ',')]
     blocks: Vec<usize>,
     /// What is trained, separated by commas: `ffn`, `distillation`, `norms`, `sharing`, `mixed`, `proportional`, or a
@@ -72,7 +72,7 @@ struct Options {
     #[arg(long)]
     checkpoint: Option<PathBuf>,
     /// Epochs.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 8)]
     epochs: usize,
     /// The learning rate.
     #[arg(long, default_value_t = 0.02)]
@@ -102,7 +102,7 @@ struct Options {
     #[arg(long)]
     flip: bool,
     /// Of moving digits: how many videos are trained with; half as many others are evaluated.
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 480)]
     videos: usize,
     /// Of moving digits: the number of directions.
     #[arg(long, default_value_t = 8)]
@@ -301,6 +301,9 @@ fn on_videos<S: VideoSource>(options: &Options, train: S, valid: S, folder: &Run
     let classes = train.classes().len();
     let branches = Branches::single(1);
     let shaped = |mut config: FrameResNetConfig| {
+        if options.data == Data::MovingDigits {
+            (config.width, config.blocks) = (24, vec![1, 1]);
+        }
         config.width = options.width.unwrap_or(config.width);
         if !options.blocks.is_empty() {
             config.blocks.clone_from(&options.blocks);

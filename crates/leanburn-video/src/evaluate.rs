@@ -340,3 +340,166 @@ pub fn recalibrated<B: Backend, N: ClipClassifier<B>>(
     }
     Ok(network)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Autodiff;
+    use burn_flex::Flex;
+    use leanburn_vision::image::Image;
+
+    use super::*;
+    use crate::{
+        Branches, VideoArchitecture,
+        resnet::{Consensus, FrameResNetConfig},
+        transform::Crop,
+        videos::MemoryVideos,
+    };
+
+    fn scores(logits: &[f32], labels: &[i64]) -> Scores {
+        let classes = logits.len() / labels.len();
+        Scores { frames: 4, classes, logits: logits.to_vec(), labels: labels.to_vec(), seconds: 0.5 }
+    }
+
+    #[test]
+    fn scores_are_summed_up() {
+        let found = scores(&[2.0, 1.0, 0.0, 0.0, 1.0, 1.0], &[0, 2]);
+        assert!((found.accuracy(1).unwrap() - 50.0).abs() < 1e-9);
+        assert!((found.accuracy(2).unwrap() - 100.0).abs() < 1e-9);
+        // Of equal scores the lower class is the higher.
+        assert_eq!(found.confusion(), [[1, 0, 0], [0, 0, 0], [0, 1, 0]]);
+        let expected = f64::midpoint(0.407_605_96, 0.861_994_8);
+        assert!((found.loss() - expected).abs() < 1e-5, "{}", found.loss());
+    }
+
+    #[test]
+    fn an_ensemble_is_the_mean_of_probabilities() {
+        let sure = scores(&[9.0, 0.0], &[1]);
+        let doubtful = scores(&[0.0, 0.0], &[1]);
+        let found = Scores::ensemble(&[sure.clone(), doubtful]).unwrap();
+        let probability = f32::midpoint(1.0 / (1.0 + (-9.0_f32).exp()), 0.5);
+        assert!((found.logits[0].exp() - probability).abs() < 1e-5);
+        assert!((found.seconds - 1.0).abs() < 1e-9);
+        let other = Scores { frames: 8, ..sure.clone() };
+        let error = Scores::ensemble(&[sure, other]).unwrap_err().to_string();
+        assert!(error.contains("member 1"), "{error}");
+        assert!(Scores::ensemble(&[]).is_err());
+    }
+
+    #[test]
+    fn average_precision_is_by_class() {
+        // Class 0: the positives are ranked 1 and 3; class 1 has none; class 2: ranked 2.
+        let scores = [0.9, 0.1, 0.5, 0.8, 0.2, 0.9, 0.7, 0.3, 0.1];
+        let positive = [true, false, true, false, false, false, true, false, false];
+        let found = mean_average_precision(&scores, &positive, 3).unwrap();
+        let expected = 100.0 * (f64::midpoint(1.0, 2.0 / 3.0) + 0.0 + 0.5) / 3.0;
+        assert!((found - expected).abs() < 1e-9, "{found}");
+        assert!(mean_average_precision(&scores, &positive[1..], 3).is_err());
+        assert!(mean_average_precision(&scores, &positive, 4).is_err());
+    }
+
+    /// Videos of frames of one brightness each.
+    fn videos(lengths: &[usize]) -> MemoryVideos {
+        let frame = |value: usize| Image::new([8, 10], 3, vec![value as u8; 240]).unwrap();
+        let videos = lengths.iter().map(|&frames| ((0..frames).map(|f| frame(20 * f)).collect(), frames % 2));
+        MemoryVideos::new(videos, vec!["even".to_owned(), "odd".to_owned()]).unwrap()
+    }
+
+    fn network(consensus: Consensus) -> crate::resnet::FrameResNet<Flex> {
+        let config = FrameResNetConfig::tsm(18, 2, Branches::single(2)).unwrap().with_width(8);
+        let config = config.with_consensus(consensus);
+        config.init::<Flex>(&mut Generator::new(1), &Default::default()).unwrap()
+    }
+
+    #[test]
+    fn all_counts_are_scored_in_one_pass_and_batches_do_not_matter() {
+        let videos = videos(&[3, 8, 5, 2, 9]);
+        let preprocessing = ClipPreprocessing::tsn_valid(8);
+        let device = Default::default();
+        let network = network(Consensus::Logits);
+        let config = EvaluationConfig::new(vec![2, 4], preprocessing.clone());
+        let both = evaluate::<Flex, _>(&network, &videos, &config, &device).unwrap();
+        assert_eq!(both.iter().map(|scores| scores.frames).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(both[0].labels, [1, 0, 1, 0, 1]);
+        let single = EvaluationConfig::new(vec![4], preprocessing).with_batch_size(2);
+        let single = evaluate::<Flex, _>(&network, &videos, &single, &device).unwrap();
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(close(&single[0].logits, &both[1].logits));
+    }
+
+    #[test]
+    fn scores_of_several_views_are_averaged() {
+        let videos = videos(&[9, 12]);
+        let device = Default::default();
+        for (average, consensus) in
+            [(Average::Logits, Consensus::Logits), (Average::Probabilities, Consensus::Probabilities)]
+        {
+            let network = network(consensus);
+            let config = |view: usize| {
+                let crop = Crop::ShortSide { shortest: 8, side: 8, view };
+                let preprocessing = ClipPreprocessing { crop, ..ClipPreprocessing::tsn_valid(8) };
+                EvaluationConfig::new(vec![2], preprocessing)
+            };
+            let twice = config(1)
+                .with_sampling(Sampling::Twice)
+                .with_protocol(Protocol::Test { views: 1 })
+                .with_average(average);
+            let found = evaluate::<Flex, _>(&network, &videos, &twice, &device).unwrap();
+            assert_eq!(found[0].logits.len(), 4);
+            // Averaging the same clip twice changes nothing.
+            let dense = config(1)
+                .with_sampling(Sampling::Dense)
+                .with_protocol(Protocol::Test { views: 3 })
+                .with_average(average);
+            let several = evaluate::<Flex, _>(&network, &videos, &dense, &device).unwrap();
+            let one = dense.with_protocol(Protocol::Test { views: 1 });
+            let one = evaluate::<Flex, _>(&network, &videos, &one, &device).unwrap();
+            // Videos shorter than the window have one start; logits are compared as probabilities.
+            let probabilities = |scores: &Scores| -> Vec<f64> {
+                scores.logits.chunks(2).flat_map(log_probabilities).map(f64::exp).collect()
+            };
+            for (a, b) in probabilities(&several[0]).into_iter().zip(probabilities(&one[0])) {
+                assert!((a - b).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let device = Default::default();
+        let error = |config: EvaluationConfig| {
+            evaluate::<Flex, _>(&network(Consensus::Logits), &videos(&[3]), &config, &device)
+                .unwrap_err()
+                .to_string()
+        };
+        let config = |frames: Vec<usize>| EvaluationConfig::new(frames, ClipPreprocessing::tsn_valid(8));
+        assert!(error(config(vec![])).contains("frames"));
+        assert!(error(config(vec![4, 0])).contains("frames"));
+        assert!(error(config(vec![4]).with_batch_size(0)).contains("batch_size"));
+        assert!(error(config(vec![4]).with_protocol(Protocol::Test { views: 0 })).contains("views"));
+    }
+
+    #[test]
+    fn statistics_are_estimated_anew() {
+        type Training = Autodiff<Flex>;
+        let device = Default::default();
+        let config = FrameResNetConfig::tsm(18, 2, Branches::single(2)).unwrap().with_width(8);
+        let network = config.init::<Training>(&mut Generator::new(1), &device).unwrap();
+        let clips = || Generator::new(3).normal::<Training, 5>([4, 2, 3, 32, 32], &device) + 2.0;
+        let mean = |network: &crate::resnet::FrameResNet<Training>| {
+            network.bn1.as_ref().unwrap().branches[0].running_mean.value_sync().into_data()
+        };
+        let before = mean(&network);
+        let weights = network.conv1.weight.val().into_data();
+        let network = recalibrated(network, (0..30).map(|_| Ok(clips()))).unwrap();
+        assert_eq!(network.conv1.weight.val().into_data(), weights);
+        let after = mean(&network);
+        assert_ne!(before, after);
+        // Many passes over one batch end at its own statistics.
+        let x = network.conv1.forward(clips().reshape([8, 3, 32, 32]));
+        let [frames, channels, height, width] = x.dims();
+        let batch = x.swap_dims(0, 1).reshape([channels, frames * height * width]).mean_dim(1).into_data();
+        for (found, expected) in after.iter::<f32>().zip(batch.iter::<f32>()) {
+            assert!((found - expected).abs() < 0.05 * expected.abs().max(0.5), "{found} {expected}");
+        }
+    }
+}

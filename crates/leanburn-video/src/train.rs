@@ -453,3 +453,140 @@ pub fn uniformer_groups<B: AutodiffBackend, M: AutodiffModule<B>>(
     let plain = config.with_weight_decay(0.0).build();
     ParameterGroups::new(decayed).with_group(|path| !path.ends_with("weight"), 1.0, plain)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::{
+        backend::Autodiff,
+        optim::{GradientsParams, Optimizer},
+    };
+    use burn_flex::Flex;
+    use leanburn_core::{checkpoint, train::Batches};
+    use leanburn_vision::image::Image;
+
+    use super::*;
+    use crate::{
+        VideoArchitecture, slowfast::SlowFastConfig, transform::Crop, uniformer::UniFormerConfig,
+        videos::MemoryVideos,
+    };
+
+    /// Videos whose frames are as bright as their numbers, at each place as bright as the place is far right.
+    fn videos(count: usize) -> Arc<MemoryVideos> {
+        let frame = |frame: usize| {
+            let values = (0..16 * 16 * 3).map(|value| (8 * frame + value / 3 % 16) as u8).collect();
+            Image::new([16, 16], 3, values).unwrap()
+        };
+        let videos = (0..count).map(|video| ((0..12).map(frame).collect(), video % 2));
+        Arc::new(MemoryVideos::new(videos, vec!["a".to_owned(), "b".to_owned()]).unwrap())
+    }
+
+    fn preprocessing() -> ClipPreprocessing {
+        let scales = vec![1.0, 0.75, 0.5];
+        let crop = Crop::MultiScale { side: 8, scales, max_distort: 1, more_fixed: true };
+        ClipPreprocessing { crop, ..ClipPreprocessing::tsn_train(8) }
+    }
+
+    #[test]
+    fn clips_of_a_video_are_cut_and_flipped_alike() {
+        let clips = Clips::train(videos(1), &[2, 4], preprocessing()).unwrap();
+        for seed in 0..20 {
+            let sample = clips.get(0, &mut Generator::new(seed)).unwrap().swap_remove(0);
+            assert_eq!(sample.clips.iter().map(|clip| clip.frames).collect::<Vec<_>>(), [2, 4]);
+            // Within a row values differ by what the crop and the flip are, whatever the frame is.
+            let slope = |clip: &Clip, frame: usize| {
+                let row = &clip.values[frame * 3 * 64..][..8];
+                row.iter().map(|value| ((value - row[0]) * 1e4).round() as i32).collect::<Vec<_>>()
+            };
+            let first = slope(&sample.clips[0], 0);
+            for clip in &sample.clips {
+                for frame in 0..clip.frames {
+                    for (a, b) in slope(clip, frame).iter().zip(&first) {
+                        assert!((a - b).abs() <= 180, "{seed}: {a} {b}");
+                    }
+                }
+            }
+        }
+        assert_eq!(clips.frames_read(), 20 * 6);
+    }
+
+    #[test]
+    fn batches_hold_copies_and_depend_on_the_seed_alone() {
+        let load = |workers: usize| {
+            let clips = Clips::train(videos(6), &[2, 4], preprocessing()).unwrap().with_copies(2);
+            let loader = clip_loader::<Flex, _>(clips, 3, None, &Default::default()).unwrap();
+            let loader = loader.shuffled(7).with_workers(workers);
+            loader.epoch(1, 0).map(|batch| batch.unwrap().value).collect::<Vec<_>>()
+        };
+        let (one, three) = (load(1), load(3));
+        assert_eq!(one.len(), 2);
+        for (a, b) in one.iter().zip(&three) {
+            assert_eq!(a.clips[1].dims(), [6, 4, 3, 8, 8]);
+            assert_eq!(a.clips[1].to_data(), b.clips[1].to_data());
+            assert_eq!((a.labels.to_data(), a.seed), (b.labels.to_data(), b.seed));
+            // A video's copies stand three places apart, and differ.
+            let copy = |first: usize| a.clips[0].clone().narrow(0, first, 1).into_data();
+            assert_ne!(copy(0), copy(3));
+            let labels: Vec<i64> = a.labels.to_data().iter::<i64>().collect();
+            assert_eq!(labels[..3], labels[3..]);
+        }
+        let error = Clips::train(videos(1), &[4, 2], preprocessing()).unwrap_err();
+        assert!(error.to_string().contains("counts"));
+        let views = ClipPreprocessing { crop: Crop::OverSample { scale: 8, side: 8 }, ..preprocessing() };
+        assert!(Clips::train(videos(1), &[2], views).unwrap_err().to_string().contains("crop"));
+    }
+
+    /// Without gradients a step is what decay does: the parameters that it changes.
+    fn decayed<A: VideoArchitecture, O>(
+        config: &A,
+        mut groups: ParameterGroups<O, A::Network<Autodiff<Flex>>, Autodiff<Flex>>,
+    ) -> Vec<String>
+    where
+        A::Network<Autodiff<Flex>>: AutodiffModule<Autodiff<Flex>>,
+        O: burn::optim::SimpleOptimizer<Flex>,
+    {
+        let device = Default::default();
+        let network = config.init::<Autodiff<Flex>>(&mut Generator::new(1), &device).unwrap();
+        let names = |path: &str| config.published_name(path);
+        let before = checkpoint::tensors(&network, names).unwrap();
+        let clips = Generator::new(2).normal([2, 4, 3, 32, 32], &device);
+        let loss = (network.forward(clips) * 0.0).sum();
+        let gradients = GradientsParams::from_grads(loss.backward(), &network);
+        let network = groups.step(0.1, network, gradients);
+        let after = checkpoint::tensors(&network, names).unwrap();
+        let changed = before.into_iter().zip(after).filter(|(a, b)| a != b);
+        changed.map(|((name, _), _)| name).filter(|name| !name.contains("running_")).collect()
+    }
+
+    #[test]
+    fn norms_and_where_the_recipe_says_so_biases_are_not_decayed() {
+        let slow = SlowFastConfig::new(3, Branches::ffn(&[4, 8])).with_width(16).with_blocks(vec![1, 1]);
+        let changed = decayed(&slow, slowfast_groups(0.9, 0.1));
+        assert!(changed.iter().any(|name| name == "s1.pathway0_stem.conv.weight"));
+        assert!(changed.iter().all(|name| !name.contains("bn")), "{changed:?}");
+        let uniformer = UniFormerConfig::new(3, Branches::ffn(&[4, 8]))
+            .with_embed_dims([8, 8, 16, 16])
+            .with_depths([1, 1, 1, 1])
+            .with_head_dim(8);
+        let changed = decayed(&uniformer, uniformer_groups(0.1));
+        assert!(changed.iter().any(|name| name == "blocks3.0.attn.qkv.weight"));
+        assert!(changed.iter().any(|name| name == "blocks1.0.pos_embed.weight"));
+        assert!(changed.iter().all(|name| !name.contains("bias") && !name.contains("norm")), "{changed:?}");
+    }
+
+    #[test]
+    fn partial_norms_leave_all_but_the_first() {
+        let device = Default::default();
+        let config = crate::resnet::FrameResNetConfig::tsm(18, 3, Branches::single(2)).unwrap().with_width(8);
+        let network = config.init::<Autodiff<Flex>>(&mut Generator::new(1), &device).unwrap();
+        let network = network.with_partial_norms();
+        let names = |path: &str| config.published_name(path);
+        let before = checkpoint::tensors(&network, names).unwrap();
+        network.forward(Generator::new(2).normal([2, 2, 3, 32, 32], &device));
+        let after = checkpoint::tensors(&network, names).unwrap();
+        let changed = before.into_iter().zip(after).filter(|(a, b)| a != b).map(|((name, _), _)| name);
+        assert_eq!(
+            changed.collect::<Vec<_>>(),
+            ["base_model.bn1.running_mean", "base_model.bn1.running_var"]
+        );
+    }
+}
