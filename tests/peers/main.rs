@@ -1,8 +1,9 @@
 //! leanburn beside its PyTorch peers: the same work on the same cores, in turns in one run.
 //!
 //! `cargo run --release -p leanburn-tests --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p`, `lgi`, `vision` or `video`,
-//! PYTHON has torch, scipy, scikit-learn and safetensors (for `vision` torchvision and torch-pruning), and `LEANBURN_DATA` names the folder of data sets. `-- sla2p-large` and
-//! `-- lgi-large` measure time and memory at sizes that the peers cannot run.
+//! PYTHON has torch, scipy, scikit-learn and safetensors (for `vision` and `video` torchvision, for `vision` torch-pruning),
+//! and `LEANBURN_DATA` names the folder of data sets. `-- sla2p-large` and `-- lgi-large` measure time and memory at sizes
+//! that the peers cannot run, and `-- video-parts` the temporal shift and the loader alone.
 
 mod lgi;
 mod sla2p;
@@ -34,6 +35,7 @@ fn main() -> Result<()> {
         ["vision"] => vision::pair("python3")?,
         ["vision", "--python", python] => vision::pair(python)?,
         ["video-ours", mode] => print(&video::ours(mode)?),
+        ["video-parts"] => video::parts()?,
         ["video"] => video::pair("python3")?,
         ["video", "--python", python] => video::pair(python)?,
         _ => {

@@ -105,6 +105,11 @@ pub(crate) fn pair(python: &str) -> Result<()> {
             println!("{title:<44} {milliseconds:>9.1} {:>8.2}", milliseconds / reference);
         }
     }
+    parts()
+}
+
+/// The temporal shift, and the loader.
+pub(crate) fn parts() -> Result<()> {
     shift()?;
     loader()
 }
