@@ -58,8 +58,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors`, `.pt`, `.pth` or `.bin` file, an index of shards (`*.index.json`), or a Hugging Face
-    /// folder that holds one of them.
+    /// Opens a `.safetensors`, `.pt`, `.pth`, `.pth.tar`, `.pyth` or `.bin` file, an index of shards (`*.index.json`), or a
+    /// Hugging Face folder that holds one of them.
     ///
     /// # Errors
     ///
@@ -401,9 +401,10 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
             Ok(tensors.clone())
         }
         #[cfg(feature = "pytorch")]
-        "pt" | "pth" | "bin" => pytorch::open(path),
+        // `.pth.tar` is no archive: the video code calls its files so, and `.pyth`.
+        "pt" | "pth" | "bin" | "tar" | "pyth" => pytorch::open(path),
         #[cfg(not(feature = "pytorch"))]
-        "pt" | "pth" | "bin" => Err(Error::format(
+        "pt" | "pth" | "bin" | "tar" | "pyth" => Err(Error::format(
             path,
             "file name",
             "the extension safetensors",
@@ -412,7 +413,7 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
         other => Err(Error::format(
             path,
             "file name",
-            "the extension safetensors, pt, pth, bin or index.json",
+            "the extension safetensors, pt, pth, pth.tar, pyth, bin or index.json",
             format!("`{other}`"),
         )),
     }
@@ -559,6 +560,11 @@ mod tests {
         for file in ["plain.pt", "wrapped.pth", "legacy_bf16.bin", "module.pth", "legacy_module.pth"] {
             let model = load(&folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert_eq!(tensors(&model, published).unwrap(), expected(), "{file}");
+        }
+        let renamed = tempfile::tempdir().unwrap();
+        for name in ["best.pth.tar", "last.pyth"] {
+            std::fs::copy(folder.join("wrapped.pth"), renamed.path().join(name)).unwrap();
+            load(&renamed.path().join(name)).unwrap();
         }
         let kept = Checkpoint::open(folder.join("legacy_bf16.bin")).unwrap().keep_types();
         let model = kept.load_into(model(1), published).unwrap();
