@@ -1,10 +1,7 @@
 //! Trains one video network for several frame counts (FFN), and what it is compared with, and evaluates them at any frame
 //! counts: a table, weights, each branch as an ordinary network, and a plot of accuracy against operations.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use clap::{Parser, ValueEnum};
 use leanburn::{
@@ -462,8 +459,7 @@ fn save<A: VideoArchitecture>(
     file: &str,
 ) -> Result<()> {
     folder.write_json(&format!("{file}.json"), architecture)?;
-    let weights = |name: String| -> PathBuf { folder.file(&name) };
-    save_new(architecture, network, &weights(format!("{file}.safetensors")))?;
+    VideoArchitecture::save(architecture, network, folder.file(&format!("{file}.safetensors")))?;
     let counts = &architecture.branches().counts;
     if counts.len() == 1 {
         return Ok(());
@@ -472,17 +468,9 @@ fn save<A: VideoArchitecture>(
         let branch = architecture.branch(count);
         folder.write_json(&format!("{file}-{count}.json"), &branch)?;
         let network = network.clone().into_branch(count);
-        save_new(&branch, &network, &weights(format!("{file}-{count}.safetensors")))?;
+        VideoArchitecture::save(&branch, &network, folder.file(&format!("{file}-{count}.safetensors")))?;
     }
     Ok(())
-}
-
-fn save_new<A: VideoArchitecture>(
-    architecture: &A,
-    network: &A::Network<Dispatch>,
-    path: &Path,
-) -> Result<()> {
-    VideoArchitecture::save(architecture, network, path)
 }
 
 fn row(name: &str, architecture: &impl VideoArchitecture, scores: &Scores, size: [usize; 2]) -> Result<Row> {

@@ -82,6 +82,26 @@ fn in_turns<T: DeserializeOwned>(commands: &[&[&str]]) -> Result<Vec<Vec<T>>> {
     Ok(measured)
 }
 
+/// What a job's programs printed: this one's in the first mode, as `METHOD-ours`, the peer's in the second, and in the third
+/// if there is one.
+fn beside<T: DeserializeOwned>(
+    method: &str,
+    python: &str,
+    job: &str,
+    [mode, first, second]: [&str; 3],
+) -> Result<Vec<(String, Vec<T>)>> {
+    let (script, own) = (script(&format!("{method}.py")), own()?);
+    let ours = format!("{method}-ours");
+    let mut titles = vec![format!("{job}: leanburn, {mode}")];
+    let mut commands = vec![vec![own.as_str(), &ours, mode]];
+    for mode in [first, second].into_iter().filter(|mode| !mode.is_empty()) {
+        titles.push(format!("{job}: peer, {mode}"));
+        commands.push(vec![python, &script, mode]);
+    }
+    let commands: Vec<&[&str]> = commands.iter().map(Vec::as_slice).collect();
+    Ok(titles.into_iter().zip(in_turns(&commands)?).collect())
+}
+
 /// The median seconds of seven runs, after two others.
 fn timed(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     const RUNS: usize = 7;

@@ -28,7 +28,7 @@ use leanburn::{
 use leanburn_tests::device;
 use serde::{Deserialize, Serialize};
 
-use crate::{in_turns, median, own, script, timed};
+use crate::{beside, median, timed};
 
 /// What every program prints.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -82,25 +82,16 @@ pub(crate) fn ours(mode: &str) -> Result<Measured> {
 
 /// Runs all in turns, and prints medians and ratios.
 pub(crate) fn pair(python: &str) -> Result<()> {
-    let (script, own) = (script("video.py"), own()?);
     println!("{:<44} {:>9} {:>8}", "TSM-ResNet-18, 4 videos of 112x112", "ms", "ratio");
-    for (job, [mode, first, second]) in [
+    for (job, modes) in [
         ("8 frames, inference", ["fused", "infer", "fused"]),
         ("8 frames, training step", ["step", "step", ""]),
         ("4, 8 and 16 frames, FFN's step", ["ffn", "ffn", ""]),
     ] {
-        let mut programs = vec![
-            (format!("{job}: leanburn, {mode}"), vec![own.as_str(), "video-ours", mode]),
-            (format!("{job}: peer, {first}"), vec![python, &script, first]),
-        ];
-        if !second.is_empty() {
-            programs.push((format!("{job}: peer, {second}"), vec![python, &script, second]));
-        }
-        let commands: Vec<&[&str]> = programs.iter().map(|(_, command)| &command[..]).collect();
-        let measured: Vec<Vec<Measured>> = in_turns(&commands)?;
+        let programs: Vec<(String, Vec<Measured>)> = beside("video", python, job, modes)?;
         let milliseconds = |runs: &[Measured]| 1e3 * median(runs.iter().map(|run| run.seconds));
-        let reference = milliseconds(&measured[0]);
-        for ((title, _), runs) in programs.iter().zip(&measured) {
+        let reference = milliseconds(&programs[0].1);
+        for (title, runs) in &programs {
             let milliseconds = milliseconds(runs);
             println!("{title:<44} {milliseconds:>9.1} {:>8.2}", milliseconds / reference);
         }

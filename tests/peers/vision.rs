@@ -14,7 +14,7 @@ use leanburn::{
 use leanburn_tests::device;
 use serde::{Deserialize, Serialize};
 
-use crate::{in_turns, median, own, script, timed};
+use crate::{beside, median, timed};
 
 /// What every program prints.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -77,26 +77,17 @@ fn prune(generator: &mut Generator, device: &DispatchDevice) -> Result<Measured>
 
 /// Runs all in turns, and prints medians and ratios.
 pub(crate) fn pair(python: &str) -> Result<()> {
-    let (script, own) = (script("vision.py"), own()?);
     println!("{:<44} {:>9} {:>8} {:>12} {:>14}", "", "ms", "ratio", "parameters", "MACs");
     let jobs = [
         ("ResNet-18, inference", ["fused", "infer", "fused"]),
         ("ResNet-18, training step", ["step", "step", ""]),
         ("ResNet-50, pruning", ["prune", "prune", ""]),
     ];
-    for (job, [mode, first, second]) in jobs {
-        let mut programs = vec![
-            (format!("{job}: leanburn, {mode}"), vec![own.as_str(), "vision-ours", mode]),
-            (format!("{job}: peer, {first}"), vec![python, &script, first]),
-        ];
-        if !second.is_empty() {
-            programs.push((format!("{job}: peer, {second}"), vec![python, &script, second]));
-        }
-        let commands: Vec<&[&str]> = programs.iter().map(|(_, command)| &command[..]).collect();
-        let measured: Vec<Vec<Measured>> = in_turns(&commands)?;
+    for (job, modes) in jobs {
+        let programs: Vec<(String, Vec<Measured>)> = beside("vision", python, job, modes)?;
         let milliseconds = |runs: &[Measured]| 1e3 * median(runs.iter().map(|run| run.seconds));
-        let reference = milliseconds(&measured[0]);
-        for ((title, _), runs) in programs.iter().zip(&measured) {
+        let reference = milliseconds(&programs[0].1);
+        for (title, runs) in &programs {
             let (milliseconds, Measured { params, macs, .. }) = (milliseconds(runs), &runs[0]);
             let ratio = milliseconds / reference;
             println!("{title:<44} {milliseconds:>9.1} {ratio:>8.2} {params:>12} {macs:>14}");

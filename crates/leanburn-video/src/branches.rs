@@ -104,6 +104,12 @@ impl Branches {
         self.counts.last().copied().unwrap_or(0)
     }
 
+    /// What each branch does to the input of the blocks of a stage, counted from 1.
+    pub(crate) fn alteration_of(&self, stage: usize) -> Option<&Alteration> {
+        let alteration = self.alteration.as_ref();
+        alteration.filter(|alteration| alteration.stages.as_ref().is_none_or(|all| all.contains(&stage)))
+    }
+
     /// How many norms stand where an ordinary network has one.
     pub(crate) fn norms(&self) -> usize {
         if self.private_norms { self.counts.len() } else { 1 }
@@ -250,10 +256,7 @@ impl<B: Backend, const D: usize> Alter<B, D> {
         generator: &mut Generator,
         device: &B::Device,
     ) -> Option<Self> {
-        let alteration = branches.alteration.as_ref()?;
-        if alteration.stages.as_ref().is_some_and(|stages| !stages.contains(&stage)) {
-            return None;
-        }
+        let alteration = branches.alteration_of(stage)?;
         let kernel = alteration.kernel;
         let mut altered = || {
             let shape = [channels, 1, kernel, kernel];

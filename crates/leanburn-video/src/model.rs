@@ -97,7 +97,9 @@ pub trait VideoArchitecture: Clone + fmt::Debug + Send + Sync + Serialize + Dese
 
     /// The name that an ordinary network's weights have for a published name of this one, which has no branch. Names of
     /// files pass through it as well.
-    fn plain_name(&self, published: &str) -> String;
+    fn plain_name(&self, published: &str) -> String {
+        published.to_owned()
+    }
 
     /// Whether a parameter of this published name belongs to the classifier.
     fn is_classifier(&self, published: &str) -> bool;

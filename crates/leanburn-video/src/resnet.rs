@@ -279,9 +279,7 @@ impl VideoArchitecture for FrameResNetConfig {
                 size = half(size);
             }
             let after = area(size, frames);
-            let altered = self.branches.alteration.as_ref();
-            let altered = altered.filter(|a| a.stages.as_ref().is_none_or(|all| all.contains(&shape.stage)));
-            if let Some(alteration) = altered {
+            if let Some(alteration) = self.branches.alteration_of(shape.stage) {
                 tally.copies(branches, shape.input * alteration.kernel * alteration.kernel, before);
             }
             features = shape.output();

@@ -18,6 +18,7 @@ use crate::{
     branches::{Alter, BatchNorms, Branches},
     model::{ClipClassifier, VideoArchitecture, frames_of},
     sampling::slow_frames,
+    tsm::normalised,
     volume::{Conv3d, Conv3dConfig, fuse},
 };
 
@@ -243,10 +244,7 @@ impl VideoArchitecture for SlowFastConfig {
                 for place in 0..count {
                     let BlockLayers { a, b, c, shortcut } = self.block(stage, pathway, place);
                     let (frames, size) = (frames[pathway], sizes[pathway]);
-                    let altered = self.branches.alteration.as_ref();
-                    let altered =
-                        altered.filter(|x| x.stages.as_ref().is_none_or(|all| all.contains(&stage)));
-                    if let Some(alteration) = altered {
+                    if let Some(alteration) = self.branches.alteration_of(stage) {
                         let weights = a.input * alteration.kernel * alteration.kernel;
                         tally.copies(branches, weights, frames * size[0] * size[1]);
                     }
@@ -277,10 +275,6 @@ impl VideoArchitecture for SlowFastConfig {
             }
             _ => format!("head.{name}"),
         }
-    }
-
-    fn plain_name(&self, published: &str) -> String {
-        published.to_owned()
     }
 
     fn is_classifier(&self, published: &str) -> bool {
@@ -341,10 +335,6 @@ pub struct Bottleneck<B: Backend> {
     pub c_bn: Option<BatchNorms<B>>,
     /// What each branch does to the input.
     pub adaconv: Option<Alter<B, 5>>,
-}
-
-fn normalised<B: Backend>(x: Tensor<B, 4>, norms: Option<&BatchNorms<B>>, branch: usize) -> Tensor<B, 4> {
-    crate::tsm::normalised(x, norms, branch)
 }
 
 impl<B: Backend> ResBlock<B> {

@@ -248,10 +248,7 @@ impl VideoArchitecture for UniFormerConfig {
             layer(&mut tally, &patches, positions);
             tally.norms(copies, channels);
             for _ in 0..depth {
-                let altered = self.branches.alteration.as_ref();
-                let altered =
-                    altered.filter(|x| x.stages.as_ref().is_none_or(|all| all.contains(&(stage + 1))));
-                if let Some(alteration) = altered {
+                if let Some(alteration) = self.branches.alteration_of(stage + 1) {
                     tally.copies(branches, channels * alteration.kernel.pow(2), positions);
                 }
                 layer(&mut tally, &depthwise(channels, 3), positions);
@@ -291,10 +288,6 @@ impl VideoArchitecture for UniFormerConfig {
             }
             _ => name,
         }
-    }
-
-    fn plain_name(&self, published: &str) -> String {
-        published.to_owned()
     }
 
     fn is_classifier(&self, published: &str) -> bool {
