@@ -1,6 +1,6 @@
 //! leanburn beside its PyTorch peers: the same work on the same cores, in turns in one run.
 //!
-//! `cargo run --release -p leanburn-tests --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p`, `lgi`, `vision` or `video`,
+//! `cargo run --release -p leanburn-tests --features peers --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p`, `lgi`, `vision` or `video`,
 //! PYTHON has torch, scipy, scikit-learn and safetensors (for `vision` and `video` torchvision, for `vision` torch-pruning),
 //! and `LEANBURN_DATA` names the folder of data sets. `-- sla2p-large` and `-- lgi-large` measure time and memory at sizes
 //! that the peers cannot run, and `-- video-parts` the temporal shift and the loader alone.
