@@ -15,10 +15,11 @@ use leanburn::{
     video::{
         Branches, ClipClassifier, VideoArchitecture,
         evaluate::{EvaluationConfig, Scores, evaluate},
-        ffn::{Alignment, Experiment, FrameFlexible, Method},
+        ffn::{Alignment, Experiment, FrameFlexible, Method, Recipe},
+        mixing::Mixing,
         resnet::{FrameResNetConfig, Shift},
         sampling::Sampling,
-        schedule::{EpochDecay, EpochSchedule},
+        schedule::EpochSchedule,
         slowfast::SlowFastConfig,
         train::{slowfast_groups, tsn_groups, uniformer_groups},
         transform::{ClipPreprocessing, Crop, Flip, mirrored},
@@ -62,6 +63,10 @@ struct Options {
     /// The frame counts of the evaluation; those of the training when absent.
     #[arg(long, value_delimiter = ',')]
     frames: Vec<usize>,
+    /// Trains as published for the network (on Kinetics-400, TSM as published for it): frame counts, epochs, learning
+    /// rate, batch, decay, dropout, clipping and mixing are the recipe's, whatever the options say.
+    #[arg(long)]
+    published: bool,
     /// Weights to start from, a PyTorch or safetensors file: of an image network, or of a plain video network.
     #[arg(long)]
     start: Option<PathBuf>,
@@ -226,9 +231,39 @@ fn setting(field: &str, expected: &str, found: &str) -> Error {
 }
 
 impl Options {
+    /// How the network is trained.
+    fn recipe(&self) -> Recipe {
+        if self.published {
+            return match self.network {
+                Network::SlowFast => Recipe::slowfast(),
+                Network::UniFormer => Recipe::uniformer(),
+                Network::Tea => Recipe::tea(),
+                _ if self.data == Data::Kinetics400 => Recipe::tsm_kinetics(),
+                _ => Recipe::tsm_something(),
+            };
+        }
+        let schedule = match self.milestones.as_slice() {
+            // A cosine by epoch would leave much at the start of few epochs.
+            [] => {
+                EpochSchedule { every_step: true, ..EpochSchedule::cosine(self.learning_rate, self.epochs) }
+            }
+            milestones => EpochSchedule::steps(self.learning_rate, self.epochs, milestones),
+        };
+        Recipe {
+            counts: self.counts.clone(),
+            schedule,
+            batch_size: self.batch_size,
+            weight_decay: self.weight_decay,
+            dropout: self.dropout,
+            clip_norm: self.clip_norm,
+            ..Recipe::tsm_something()
+        }
+    }
+
     fn methods(&self) -> Result<Vec<Method>> {
+        let counts = self.recipe().counts;
         let method = |name: &String| match name.as_str() {
-            "ffn" => Ok(Method::Ffn(Branches::ffn(&self.counts))),
+            "ffn" => Ok(Method::Ffn(Branches::ffn(&counts))),
             "distillation" => Ok(Method::Distillation),
             "norms" => Ok(Method::SpecialisedNorms),
             "sharing" => Ok(Method::Sharing),
@@ -297,6 +332,7 @@ impl Options {
 fn on_videos<S: VideoSource>(options: &Options, train: S, valid: S, folder: &RunFolder) -> Result<()> {
     let classes = train.classes().len();
     let branches = Branches::single(1);
+    let recipe = options.recipe();
     let shaped = |mut config: FrameResNetConfig| {
         if options.data == Data::MovingDigits {
             (config.width, config.blocks) = (24, vec![1, 1]);
@@ -305,7 +341,7 @@ fn on_videos<S: VideoSource>(options: &Options, train: S, valid: S, folder: &Run
         if !options.blocks.is_empty() {
             config.blocks.clone_from(&options.blocks);
         }
-        config.with_dropout(options.dropout)
+        config.with_dropout(recipe.dropout)
     };
     let resnet = |depth: usize, shift: Shift| -> Result<FrameResNetConfig> {
         let shift = if shift == Shift::Own && options.published_shift { Shift::High } else { shift };
@@ -313,7 +349,7 @@ fn on_videos<S: VideoSource>(options: &Options, train: S, valid: S, folder: &Run
         Ok(shaped(config))
     };
     let (train, valid) = (Arc::new(train), Arc::new(valid));
-    let decay = options.weight_decay;
+    let decay = recipe.weight_decay;
     let sgd = tsn_groups(0.9, decay, true, false);
     match options.network {
         Network::Tsm18 => with(options, resnet(18, Shift::Own)?, &sgd, train, valid, folder),
@@ -325,7 +361,7 @@ fn on_videos<S: VideoSource>(options: &Options, train: S, valid: S, folder: &Run
             with(options, shaped(FrameResNetConfig::tea(classes, branches)), &sgd, train, valid, folder)
         }
         Network::SlowFast => {
-            let mut config = SlowFastConfig::new(classes, branches).with_dropout(options.dropout);
+            let mut config = SlowFastConfig::new(classes, branches).with_dropout(recipe.dropout);
             config.width = options.width.unwrap_or(config.width);
             with(options, config, &slowfast_groups(0.9, decay), train, valid, folder)
         }
@@ -353,35 +389,33 @@ where
 {
     let device = options.common.device()?;
     let preprocessing = options.preprocessing(train.classes());
-    let decay = match options.milestones.as_slice() {
-        [] => EpochSchedule::cosine(options.learning_rate, options.epochs),
-        milestones => EpochSchedule::steps(options.learning_rate, options.epochs, milestones),
-    };
-    // A cosine by epoch would leave much at the start of few epochs.
-    let every_step = matches!(decay.decay, EpochDecay::Cosine { .. });
+    let Recipe { counts, schedule, batch_size, clip_norm, copies, mixed, .. } = options.recipe();
+    let epochs = schedule.epochs;
+    let classes = train.classes().len();
     let experiment = Experiment {
         architecture,
-        counts: options.counts.clone(),
+        counts: counts.clone(),
         train,
         valid: valid.clone(),
         sampling: options.sampling(),
         preprocessing,
-        schedule: EpochSchedule { every_step, ..decay },
-        batch_size: options.batch_size,
+        schedule,
+        batch_size,
+        copies,
         alignment: Alignment::new(),
-        mixing: None,
-        training: TrainingConfig::new(options.epochs)
+        mixing: mixed.then(|| Mixing::new(classes)),
+        training: TrainingConfig::new(epochs)
             .with_accumulation(options.accumulation)
-            .with_clip_norm(options.clip_norm)
+            .with_clip_norm(clip_norm)
             .with_dashboard(options.dashboard),
         seed: options.common.seed,
         start: options.start.clone(),
     };
-    let frames = if options.frames.is_empty() { &options.counts } else { &options.frames };
+    let frames = if options.frames.is_empty() { &counts } else { &options.frames };
     let [_, preprocessing] = &experiment.preprocessing;
     let evaluation = EvaluationConfig::new(frames.clone(), preprocessing.clone())
         .with_sampling(experiment.sampling)
-        .with_batch_size(options.batch_size);
+        .with_batch_size(batch_size);
     let size = [evaluation_side(preprocessing); 2];
     println!("{:<16} {:>6} {:>8} {:>8} {:>9} {:>8}", "method", "frames", "top-1 %", "top-5 %", "GMACs", "ms");
     let mut rows: Vec<Row> = Vec::new();
@@ -390,15 +424,14 @@ where
         let name = if matches!(method, Method::Single(_)) { format!("{name} frames") } else { name.clone() };
         let file = name.replace(' ', "-");
         let (architecture, network) = if let Some(path) = &options.checkpoint {
-            let branches = Method::branches(&method, &options.counts);
+            let branches = Method::branches(&method, &counts);
             let architecture = experiment.architecture.clone().with_branches(branches);
             let checkpoint = Checkpoint::open(path)?;
             let network = VideoArchitecture::load::<Dispatch>(&architecture, &checkpoint, &device)?;
             (architecture, network)
         } else {
             let bar = Bar::new(&name);
-            let epochs = options.epochs;
-            let shown = *options.counts.last().unwrap_or(&0);
+            let shown = *counts.last().unwrap_or(&0);
             let show = move |report: &leanburn::core::train::EpochReport| {
                 let wanted = format!("Accuracy at {shown} frames");
                 let valid = || report.measured.iter().filter(|m| m.split == "valid");

@@ -1,12 +1,16 @@
 //! One row for every method of leanburn, on data that is part of the program: a first look at what it does and a check
 //! that it works on this machine. Writes `report.json`, `results.csv` and plots.
 
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use clap::Parser;
 use leanburn::{
     anomaly::baselines::{Baseline, IsolationForestConfig},
-    core::report::{Plot, RunFolder, Style},
+    burn::module::AutodiffModule,
+    core::{
+        report::{Plot, RunFolder, Style},
+        train::{EpochReport, TrainingConfig},
+    },
     graph::lgi::{Rows, Strength},
     prelude::*,
     pruning::{
@@ -14,9 +18,21 @@ use leanburn::{
         pipeline::{ImageSets, Method, Pipeline, Recipe},
         reinit::Activation,
     },
+    video::{
+        Branches, VideoArchitecture,
+        evaluate::{EvaluationConfig, evaluate},
+        ffn::{self, Alignment, Experiment},
+        resnet::FrameResNetConfig,
+        sampling::Sampling,
+        schedule::EpochSchedule,
+        train::tsn_groups,
+        transform::{ClipPreprocessing, Crop},
+        videos::VideoSource,
+    },
     vision::{sequential::SequentialConfig, transform::Sample},
 };
-use leanburn_examples::{Bar, Common, options};
+use leanburn_datasets::MovingDigits;
+use leanburn_examples::{Bar, Common, moving_digits, options};
 use serde::Serialize;
 
 /// Runs every method once on embedded data.
@@ -61,6 +77,7 @@ fn main() -> Result<()> {
     let mut rows = anomaly_detection(&options.common, &device, &folder)?;
     rows.extend(latent_graph(&options.common, &device, &folder)?);
     rows.extend(pruning(&options.common, &device, &folder)?);
+    rows.extend(frame_flexible(&options.common, &device, &folder)?);
     let seconds = start.elapsed().as_secs_f64();
     folder.write_csv("results.csv", &rows)?;
     let report = Report { device: options.common.device, seed: options.common.seed, seconds, rows };
@@ -208,6 +225,69 @@ fn pruning(common: &Common, device: &DispatchDevice, folder: &RunFolder) -> Resu
         plot = plot.with(name, Style::Line, points.map(|(epoch, value)| (epoch as f64 + 1.0, *value)));
     }
     folder.write_plot("pruning-digits.svg", &plot)?;
+    Ok(rows)
+}
+
+/// A narrow TSM-ResNet on moving digits, trained at eight frames alone and as a frame flexible network, and evaluated at
+/// fewer frames as well.
+fn frame_flexible(common: &Common, device: &DispatchDevice, folder: &RunFolder) -> Result<Vec<Row>> {
+    const EPOCHS: usize = 6;
+    let counts = [2, 8];
+    let videos = |count, seed, digits| {
+        moving_digits(&MovingDigits::new(count, seed).with_directions(4).with_digits(digits)).map(Arc::new)
+    };
+    let seed = 2 * common.seed;
+    let (train, valid) = (videos(160, seed, 0..1200)?, videos(160, seed + 1, 1200..1797)?);
+    let classes = train.classes().len();
+    let crop = Crop::Center { scale: 32, side: 32 };
+    let whole_frames = ClipPreprocessing { crop, ..ClipPreprocessing::tsn_valid(32) };
+    let network = FrameResNetConfig::tsm(18, classes, Branches::single(8))?;
+    let experiment = Experiment {
+        architecture: FrameResNetConfig { blocks: vec![1, 1], ..network.with_width(24).with_dropout(0.2) },
+        counts: counts.to_vec(),
+        train,
+        valid: valid.clone(),
+        sampling: Sampling::Segments,
+        preprocessing: [whole_frames.clone(), whole_frames.clone()],
+        schedule: EpochSchedule { every_step: true, ..EpochSchedule::cosine(0.02, EPOCHS) },
+        batch_size: 8,
+        copies: 1,
+        alignment: Alignment::new(),
+        mixing: None,
+        training: TrainingConfig::new(EPOCHS),
+        seed: common.seed,
+        start: None,
+    };
+    let evaluation = EvaluationConfig::new(counts.to_vec(), whole_frames);
+    let mut rows = Vec::new();
+    let mut plot = Plot::new("moving digits, narrow TSM", "GMACs of a clip", "accuracy, %");
+    for (method, trained) in
+        [("TSM of 8 frames", ffn::Method::Single(8)), ("FFN", ffn::Method::Ffn(Branches::ffn(&counts)))]
+    {
+        let start = Instant::now();
+        let bar = Bar::new(method);
+        let show = move |report: &EpochReport| {
+            let mut valid = report.measured.iter().filter(|measured| measured.split == "valid");
+            let found = valid.find(|measured| measured.metric == "Accuracy at 8 frames");
+            let value = found.map_or(f64::NAN, |measured| measured.value);
+            bar.accuracy(report.epoch, EPOCHS, value);
+        };
+        let sgd = tsn_groups(0.9, 5e-4, true, false);
+        let outcome = experiment.run::<Dispatch, _>(&trained, sgd, None, device, |_| {}, show)?;
+        let plain = leanburn::device::parse(&common.device)?;
+        let all = evaluate::<Dispatch, _>(&outcome.network.valid(), valid.as_ref(), &evaluation, &plain)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let mut points = Vec::new();
+        for (scores, data) in all.iter().zip(["moving digits, 2 frames", "moving digits, 8 frames"]) {
+            let (metric, value) = ("accuracy", scores.accuracy(1)? / 100.0);
+            println!("{method:<18} {data:<28} {metric:<10} {value:>8.3} {seconds:>7.2} s");
+            rows.push(Row { method, data, metric, value, seconds });
+            let macs = outcome.architecture.cost(scores.frames, [32; 2]).macs as f64;
+            points.push((macs / 1e9, 100.0 * value));
+        }
+        plot = plot.with(method, Style::Line, points);
+    }
+    folder.write_plot("ffn-digits.svg", &plot)?;
     Ok(rows)
 }
 

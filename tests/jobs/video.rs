@@ -66,6 +66,7 @@ fn experiment<S: VideoSource>(
         preprocessing: [whole_frames(), whole_frames()],
         schedule: EpochSchedule { every_step: true, ..EpochSchedule::cosine(0.02, epochs) },
         batch_size: 8,
+        copies: 1,
         alignment: Alignment::new(),
         mixing: None,
         training: TrainingConfig::new(epochs),

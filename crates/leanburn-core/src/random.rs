@@ -63,6 +63,11 @@ impl Generator {
         self.0.random::<f64>() < probability
     }
 
+    /// A number from `low` to below `high`.
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.0.random::<f64>()
+    }
+
     /// How many times something of this probability does not happen before it does.
     pub fn gap(&mut self, probability: f64) -> usize {
         // By the inverse of the geometric distribution; the draw is from above 0 to 1.

@@ -164,6 +164,7 @@ impl EvaluationConfig {
     /// The clips of a video that are scored, by frame count.
     fn clips(&self, source: &impl VideoSource, index: usize) -> Result<Vec<Vec<Clip>>> {
         let Self { sampling, protocol, preprocessing, .. } = self;
+        let new_length = preprocessing.modality.new_length();
         let generator = &mut Generator::sample(self.seed, 0, index);
         let frames = source.frames(index);
         let samples: Vec<Vec<Vec<usize>>> = self
@@ -171,13 +172,15 @@ impl EvaluationConfig {
             .iter()
             .map(|&count| match protocol {
                 Protocol::Validation => {
-                    vec![sampling.validation(frames, count, 1, &mut |bound| generator.below(bound))]
+                    let draw = &mut |bound| generator.below(bound);
+                    vec![sampling.validation(frames, count, new_length, draw)]
                 }
-                Protocol::Test { views } => sampling.test(frames, count, 1, *views),
+                Protocol::Test { views } => sampling.test(frames, count, new_length, *views),
             })
             .collect();
         // One reading for all of them: each frame is decoded once.
-        let wanted: Vec<usize> = samples.iter().flatten().flatten().copied().collect();
+        let all = samples.iter().flatten().flat_map(|clip| preprocessing.modality.frames(clip, frames));
+        let wanted: Vec<usize> = all.collect();
         let label = source.label(index);
         let images = source.read(index, &wanted)?;
         let mut images = &images[..];
@@ -186,7 +189,7 @@ impl EvaluationConfig {
         for sample in &samples {
             let mut views = Vec::new();
             for clip in sample {
-                let (these, others) = images.split_at(clip.len());
+                let (these, others) = images.split_at(clip.len() * new_length);
                 images = others;
                 if plan.is_none()
                     && let Some(image) = these.first()
@@ -263,14 +266,14 @@ fn averaged<B: Backend>(logits: Tensor<B, 2>, views: usize, average: Average) ->
     }
 }
 
-/// Clips of one size as a batch, `[clips, frames, 3, height, width]`.
+/// Clips of one size as a batch, `[clips, frames, channels, height, width]`.
 ///
 /// # Errors
 ///
 /// When they differ in size or number of frames.
 pub(crate) fn stack<B: Backend>(clips: &[&Clip], device: &B::Device) -> Result<Tensor<B, 5>> {
     let first = clips.first().ok_or_else(|| Error::data("batch", "at least one clip", "none"))?;
-    let shape = [clips.len(), first.frames, 3, first.size[0], first.size[1]];
+    let shape = [clips.len(), first.frames, first.channels, first.size[0], first.size[1]];
     let mut values = Vec::with_capacity(shape.iter().product());
     for (number, clip) in clips.iter().enumerate() {
         if (clip.frames, clip.size) != (first.frames, first.size) {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`videos`], [`lists`] | videos as folders of frames, with the official list files, and what makes such lists |
 //! | [`sampling`] | which frames make a clip |
-//! | [`transform`] | what is done to the frames of a clip, together |
+//! | [`Modality`], [`transform`] | colours, optical flow or differences, and what is done to the frames of a clip, together |
 //! | [`resnet`] | residual networks on frames: TSN, TSM and TEA |
 //! | [`slowfast`], [`uniformer`] | SlowFast and UniFormer |
 //! | [`ClipClassifier`], [`VideoArchitecture`] | what they and their configurations have in common |
@@ -23,6 +23,7 @@ pub mod ffn;
 pub mod lists;
 #[cfg(feature = "train")]
 pub mod mixing;
+mod modality;
 mod model;
 pub mod resnet;
 pub mod sampling;
@@ -39,6 +40,7 @@ pub mod videos;
 mod volume;
 
 pub use branches::{Alter, Alteration, AlterationInitial, Altered, BatchNorms, Branches, LayerNorms};
+pub use modality::Modality;
 pub use model::{ClipClassifier, Imported, VideoArchitecture};
 pub use shift::{temporal_max_pool, temporal_shift};
 pub use volume::{Conv3d, Conv3dConfig};

@@ -13,7 +13,7 @@ use burn::{
     optim::{AdamW, AdamWConfig, Sgd, SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig},
     tensor::{
         Int, Tensor, TensorData,
-        backend::{AutodiffBackend, Backend},
+        backend::{AutodiffBackend, Backend, DeviceOps},
     },
     train::{
         InferenceStep, TrainOutput, TrainStep,
@@ -117,22 +117,24 @@ impl<S: VideoSource> Clips<S> {
 
     fn sample(&self, index: usize, generator: &mut Generator) -> Result<ClipSample> {
         let frames = self.source.frames(index);
-        let mut indices = Vec::new();
+        let modality = self.preprocessing.modality;
+        let mut segments = Vec::new();
         let mut places: Vec<usize> = vec![0; self.counts.len()];
         for place in self.sampling.draw_order(self.counts.len()) {
-            places[place] = indices.len();
+            places[place] = segments.len();
             let count = self.counts[place];
             let draw = &mut |bound| generator.below(bound);
-            indices.extend(if self.training {
-                self.sampling.train(frames, count, 1, draw)
+            segments.extend(if self.training {
+                self.sampling.train(frames, count, modality.new_length(), draw)
             } else {
-                self.sampling.validation(frames, count, 1, draw)
+                self.sampling.validation(frames, count, modality.new_length(), draw)
             });
         }
+        let indices = modality.frames(&segments, frames);
         self.decoded.fetch_add(indices.len(), Ordering::Relaxed);
         let images = self.source.read(index, &indices)?;
         let all = self.preprocessing.apply(&images, self.source.label(index), generator)?.swap_remove(0);
-        let frame = 3 * all.size[0] * all.size[1];
+        let frame = all.channels * all.size[0] * all.size[1];
         let clips = places.into_iter().zip(&self.counts).map(|(first, &count)| Clip {
             frames: count,
             values: all.values[first * frame..][..count * frame].to_vec(),
@@ -165,6 +167,19 @@ pub struct ClipBatch<B: Backend> {
     pub targets: Option<Tensor<B, 2>>,
     /// From what dropout is drawn.
     pub seed: u64,
+}
+
+impl<B: Backend> ClipBatch<B> {
+    /// The batch on a device.
+    pub fn to_device(self, device: &B::Device) -> Self {
+        Self {
+            clips: self.clips.into_iter().map(|clips| clips.to_device(device)).collect(),
+            // `Dispatch` moves numbers to no device that records gradients.
+            labels: self.labels.to_device(device.inner()),
+            targets: self.targets.map(|targets| targets.to_device(device)),
+            seed: self.seed,
+        }
+    }
 }
 
 /// A loader of batches on a device.
@@ -250,6 +265,8 @@ where
     type Output = ClipOutput<B>;
 
     fn step(&self, batch: ClipBatch<B>) -> TrainOutput<ClipOutput<B>> {
+        // Of several devices, Burn's strategies move the network to each, and leave the batch where it is.
+        let batch = batch.to_device(&self.devices()[0]);
         let mut generator = Generator::new(batch.seed);
         let forward = |clips: &Tensor<B, 5>| self.network.forward_train(clips.clone(), &mut generator);
         let logits = batch.clips.iter().map(forward).collect();
@@ -459,14 +476,25 @@ mod tests {
     use burn::{
         backend::Autodiff,
         optim::{GradientsParams, Optimizer},
+        train::{
+            ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraining, renderer::CliMetricsRenderer,
+        },
     };
     use burn_flex::Flex;
-    use leanburn_core::{checkpoint, train::Batches};
+    use leanburn_core::{
+        checkpoint,
+        train::{Batches, BurnLoader},
+    };
     use leanburn_vision::image::Image;
 
     use super::*;
     use crate::{
-        VideoArchitecture, slowfast::SlowFastConfig, transform::Crop, uniformer::UniFormerConfig,
+        VideoArchitecture,
+        ffn::{Alignment, FrameFlexible},
+        resnet::FrameResNetConfig,
+        slowfast::SlowFastConfig,
+        transform::Crop,
+        uniformer::UniFormerConfig,
         videos::MemoryVideos,
     };
 
@@ -533,6 +561,51 @@ mod tests {
         assert!(error.to_string().contains("counts"));
         let views = ClipPreprocessing { crop: Crop::OverSample { scale: 8, side: 8 }, ..preprocessing() };
         assert!(Clips::train(videos(1), &[2], views).unwrap_err().to_string().contains("crop"));
+    }
+
+    #[test]
+    fn segments_of_several_frames_are_stacked() {
+        let whole = ClipPreprocessing { crop: Crop::Center { scale: 16, side: 16 }, ..preprocessing() };
+        let clips = Clips::train(videos(2), &[2, 3], whole.for_differences(2)).unwrap();
+        let loader = clip_loader::<Flex, _>(clips, 2, None, &Default::default()).unwrap();
+        let batch = loader.epoch(1, 0).next().unwrap().unwrap().value;
+        assert_eq!(batch.clips[1].dims(), [2, 3, 6, 16, 16]);
+        // Each frame is brighter by 8 than the one before; where values wrap around is nothing of that.
+        let steps = batch.clips[0].clone() * 255.0 - 8.0;
+        let wrapped = steps.clone().abs().greater_elem(1e-3).int().sum().into_scalar();
+        assert_eq!(wrapped, 0);
+    }
+
+    /// Here the same device twice.
+    #[test]
+    fn several_devices_train_by_burns_strategies() {
+        type B = Autodiff<Flex>;
+        let device = Default::default();
+        let config = FrameResNetConfig::tsm(18, 2, Branches::ffn(&[2, 4])).unwrap();
+        let config = FrameResNetConfig { blocks: vec![1], ..config.with_width(8) };
+        let network = config.init::<B>(&mut Generator::new(1), &device).unwrap();
+        let names = |path: &str| config.published_name(path);
+        let before = checkpoint::tensors(&network, names).unwrap();
+        let model = FrameFlexible::new(network, Alignment::new()).unwrap();
+        let clips = || Clips::train(videos(8), &[2, 4], preprocessing()).unwrap();
+        let train = clip_loader::<B, _>(clips(), 2, None, &device).unwrap();
+        let valid = clip_loader::<Flex, _>(clips(), 2, None, &device).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let strategy = ExecutionStrategy::MultiDevice(vec![device; 2], MultiDeviceOptim::OptimMainDevice);
+        let trained = SupervisedTraining::new(
+            folder.path(),
+            Arc::new(BurnLoader::new(Arc::new(train.shuffled(1)))),
+            Arc::new(BurnLoader::new(Arc::new(valid))),
+        )
+        .with_training_strategy(strategy.into())
+        .renderer(CliMetricsRenderer::new())
+        .with_application_logger(None)
+        .num_epochs(2)
+        .launch(Learner::new(model, tsn_groups(0.9, 5e-4, true, false), 0.01));
+        let after = checkpoint::tensors(&trained.model.network, names).unwrap();
+        for ((name, before), (_, after)) in before.iter().zip(&after) {
+            assert!(before != after || name.contains("num_batches"), "{name}");
+        }
     }
 
     /// Without gradients a step is what decay does: the parameters that it changes.

@@ -1,17 +1,21 @@
 //! What is done to the frames of a clip before a network sees them: all of them go through the same draws.
 //!
 //! A [`Crop`] says which parts of the frames are shown, a [`Flip`] whether left and right are exchanged, and
-//! [`ClipPreprocessing`] holds both beside the normalisation. What it draws for a clip is a [`Plan`].
+//! [`ClipPreprocessing`] holds both beside RandAugment, random erasing and the normalisation. What it draws for a clip is a
+//! [`Plan`].
 
 use std::{borrow::Cow, collections::HashMap, mem, ops::Range, sync::Arc};
 
 use burn::config::Config;
 use leanburn_core::{Error, Result, random::Generator};
 use leanburn_vision::{
+    augment::{Operation, RandAugment, RandomErasing},
     image::{Filter, Image},
     transform::{IMAGENET_MEAN, IMAGENET_STD, random_part},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::modality::Modality;
 
 /// The mean of the colours as SlowFast and UniFormer have it.
 const SLOWFAST_MEAN: [f32; 3] = [0.45; 3];
@@ -131,8 +135,10 @@ impl Crop {
 
     /// For settings that were checked, and frames of at least one pixel.
     fn plan(&self, size: [usize; 2], generator: &mut Generator) -> Plan {
-        let plan =
-            |scaled, parts, side, antialias| Plan { size, scaled, parts, side, antialias, mirrored: false };
+        let plan = |scaled, parts, side, antialias| {
+            let operations = Vec::new();
+            Plan { size, operations, scaled, parts, side, antialias, mirrored: false, erased: None }
+        };
         match self {
             Self::MultiScale { side, scales, max_distort, more_fixed } => {
                 let sizes = multi_scale_sizes(size, *side, scales, *max_distort);
@@ -147,7 +153,7 @@ impl Crop {
                 plan(size, vec![part], *side, *antialias)
             }
             Self::ShortSideJitter { shortest, longest, side } => {
-                let drawn = uniform(1.0 / *longest as f64, 1.0 / *shortest as f64, generator);
+                let drawn = generator.between(1.0 / *longest as f64, 1.0 / *shortest as f64);
                 let scaled = with_short_side(size, drawn.recip().round_ties_even() as usize);
                 let place = scaled.map(|whole| generator.below(whole - side + 1) as isize);
                 plan(scaled, vec![Part::new(place, [*side; 2])], *side, false)
@@ -239,10 +245,6 @@ fn rescaled([height, width]: [usize; 2], side: usize, longer: impl Fn(usize, usi
     }
 }
 
-fn uniform(low: f64, high: f64, generator: &mut Generator) -> f64 {
-    low + (high - low) * generator.below(1 << 24) as f64 / f64::from(1 << 24)
-}
-
 /// Whether left and right of a clip are exchanged in half of the cases.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -323,10 +325,12 @@ fn exchanged(name: &str) -> String {
 }
 
 /// What the frames of a clip go through, after all draws.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Height and width of the frames.
     pub size: [usize; 2],
+    /// Changes of the whole frames, before all others.
+    pub operations: Vec<Operation>,
     /// Height and width to which they are resized first.
     pub scaled: [usize; 2],
     /// Parts of the resized frames, one for each view.
@@ -338,6 +342,30 @@ pub struct Plan {
     pub antialias: bool,
     /// Whether left and right of all views are exchanged.
     pub mirrored: bool,
+    /// What is replaced by noise in the end.
+    pub erased: Option<Erased>,
+}
+
+/// A rectangle that is replaced by noise, other noise in each frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Erased {
+    /// Top, left, height and width.
+    pub part: [usize; 4],
+    /// Of the noise.
+    pub seed: u64,
+}
+
+impl Erased {
+    /// - values: frame by frame, then channel by channel, of squares
+    fn apply(&self, values: &mut [f32], side: usize) {
+        let [top, left, height, width] = self.part;
+        let mut generator = Generator::new(self.seed);
+        for channel in values.chunks_exact_mut(side * side) {
+            for row in channel.chunks_exact_mut(side).skip(top).take(height) {
+                row[left..left + width].copy_from_slice(&generator.normals(width));
+            }
+        }
+    }
 }
 
 /// A part of a frame.
@@ -368,6 +396,10 @@ impl Plan {
         let bad = |expected: &str, found: String| Err(Error::setting("plan", expected, found));
         if self.side == 0 || self.size.contains(&0) || self.scaled.contains(&0) || self.parts.is_empty() {
             return bad("a part and sizes of at least one pixel", format!("{self:?}"));
+        }
+        let erased = self.erased.map_or([0; 4], |erased| erased.part);
+        if erased[0] + erased[2] > self.side || erased[1] + erased[3] > self.side {
+            return bad("an erased part inside the square", format!("{:?}", self.erased));
         }
         for part in &self.parts {
             let inside = |first: isize, axis: usize| {
@@ -520,6 +552,13 @@ pub struct ClipPreprocessing {
     /// Whether the channels are blue, green and red instead of red, green and blue. Default: false
     #[config(default = false)]
     pub bgr: bool,
+    /// What a network sees of each segment. Default: a frame in colours
+    #[config(default = "Modality::Rgb")]
+    pub modality: Modality,
+    /// Random changes of the whole frames, before they are cropped. Default: none
+    pub augment: Option<RandAugment>,
+    /// Random rectangles that are replaced by noise. Default: none
+    pub erasing: Option<RandomErasing>,
 }
 
 impl ClipPreprocessing {
@@ -536,6 +575,22 @@ impl ClipPreprocessing {
         Self::new(Crop::Center { scale: side * 256 / 224, side }, IMAGENET_MEAN, IMAGENET_STD)
     }
 
+    /// For optical flow instead of colours: with its mean and deviation, and with ways to the right negated where left and
+    /// right are exchanged.
+    ///
+    /// - length: frames of a segment; 5 in TSN and TSM
+    pub fn for_flow(self, length: usize) -> Self {
+        let std = IMAGENET_STD.iter().sum::<f32>() / 3.0;
+        Self { modality: Modality::Flow { length }, mean: [0.5; 3], std: [std; 3], ..self }
+    }
+
+    /// For differences of consecutive frames instead of colours, which are not normalised.
+    ///
+    /// - length: differences of a segment; 5 in TSN and TSM
+    pub fn for_differences(self, length: usize) -> Self {
+        Self { modality: Modality::RgbDifference { length }, mean: [0.0; 3], std: [1.0; 3], ..self }
+    }
+
     /// SlowFast in training: 224x224 of a random part, with a shorter side of 256 to 320.
     pub fn slowfast_train() -> Self {
         let crop = Crop::ShortSideJitter { shortest: 256, longest: 320, side: 224 };
@@ -549,12 +604,16 @@ impl ClipPreprocessing {
         Self::new(Crop::ShortSide { shortest: 256, side: 256, view }, SLOWFAST_MEAN, SLOWFAST_STD)
     }
 
-    /// UniFormer in training: 224x224 of a part of random area and aspect ratio, in the order blue, green, red. Its other
-    /// augmentations come before and after.
+    /// UniFormer in training: RandAugment, 224x224 of a part of random area and aspect ratio, in the order blue, green, red,
+    /// and random erasing. Batches are then [mixed](crate::mixing).
     pub fn uniformer_train() -> Self {
         let crop =
             Crop::RandomSized { side: 224, area: [0.08, 1.0], ratio: [0.75, 1.3333], antialias: false };
-        Self::new(crop, SLOWFAST_MEAN, SLOWFAST_STD).with_bgr(true)
+        let augment = RandAugment::new(7.0).with_operations(4).with_deviation(0.5);
+        Self::new(crop, SLOWFAST_MEAN, SLOWFAST_STD)
+            .with_bgr(true)
+            .with_augment(Some(augment))
+            .with_erasing(Some(RandomErasing::new(0.25)))
     }
 
     /// UniFormer in evaluation: 224x224, in the order blue, green, red.
@@ -573,6 +632,12 @@ impl ClipPreprocessing {
     pub fn check(&self) -> Result<()> {
         self.crop.check()?;
         self.flip.check()?;
+        self.modality.check()?;
+        if self.bgr && matches!(self.modality, Modality::Flow { .. }) {
+            return Err(Error::setting("bgr", "false with optical flow, which has no colours", true));
+        }
+        self.augment.iter().try_for_each(RandAugment::check)?;
+        self.erasing.iter().try_for_each(RandomErasing::check)?;
         if matches!((&self.crop, &self.flip), (Crop::OverSample { .. }, Flip::LabelAware { .. })) {
             let found = "`label_aware` with `over_sample`, whose flipped views have no label of their own";
             return Err(Error::setting("flip", "one that suits the crop", found));
@@ -602,8 +667,12 @@ impl ClipPreprocessing {
         if size.contains(&0) {
             return Err(Error::data("frames of a clip", "at least one pixel", format!("{size:?}")));
         }
+        let operations = self.augment.as_ref().map_or_else(Vec::new, |augment| augment.draw(generator));
         let plan = self.crop.plan(size, generator);
-        Ok(Plan { mirrored: self.flip.draw(generator), ..plan })
+        let mirrored = self.flip.draw(generator);
+        let part = self.erasing.as_ref().and_then(|erasing| erasing.draw([plan.side; 2], generator));
+        let erased = part.map(|part| Erased { part, seed: generator.below(usize::MAX) as u64 });
+        Ok(Plan { operations, mirrored, erased, ..plan })
     }
 
     /// A network's inputs of the frames of a clip, one for each view.
@@ -614,7 +683,8 @@ impl ClipPreprocessing {
     ///
     /// # Errors
     ///
-    /// When there is no frame, the frames differ in size, or a setting is out of its range.
+    /// When there is no frame, the frames differ in size or are no whole number of segments, or a setting is out of its
+    /// range.
     pub fn apply(&self, frames: &[Arc<Image>], label: usize, generator: &mut Generator) -> Result<Vec<Clip>> {
         let first = frames.first().ok_or_else(|| Error::data("clip", "at least one frame", "none"))?;
         self.apply_plan(&self.plan(first.size(), generator)?, frames, label)
@@ -624,10 +694,14 @@ impl ClipPreprocessing {
     ///
     /// # Errors
     ///
-    /// When a frame has another size than the plan's, or the plan is none.
+    /// When a frame has another size than the plan's, the frames are no whole number of segments, or the plan is none.
     pub fn apply_plan(&self, plan: &Plan, frames: &[Arc<Image>], label: usize) -> Result<Vec<Clip>> {
         plan.check()?;
-        let channels = self.channels();
+        let new_length = self.modality.new_length();
+        if !frames.len().is_multiple_of(new_length) {
+            return Err(Error::data("clip", format!("segments of {new_length} frames"), frames.len()));
+        }
+        let channels = [self.channels(false), self.channels(true)];
         let length = 3 * plan.side * plan.side;
         let mut views = vec![vec![0.0_f32; frames.len() * length]; plan.parts.len()];
         for (index, frame) in frames.iter().enumerate() {
@@ -649,11 +723,15 @@ impl ClipPreprocessing {
             if image.channels() != 3 {
                 image = Cow::Owned(image.with_channels(3)?);
             }
+            for operation in &plan.operations {
+                image = Cow::Owned(operation.apply(&image));
+            }
             if plan.antialias && plan.scaled != plan.size {
                 image = Cow::Owned(image.resized(plan.scaled, Filter::Bilinear)?);
             }
             for (part, values) in plan.parts.iter().zip(&mut views) {
                 let values = &mut values[index * length..][..length];
+                let channels = &channels[usize::from(plan.flipped(part))];
                 if plan.antialias {
                     let part_image = image.cropped(part.top, part.left, part.size);
                     let resized = part_image.resized([plan.side; 2], Filter::Bilinear)?;
@@ -665,15 +743,27 @@ impl ClipPreprocessing {
             }
         }
         let label = if plan.mirrored { self.flip.mirrored(label) } else { label };
-        let size = [plan.side; 2];
-        let clips = views.into_iter().map(|values| Clip { frames: frames.len(), size, values, label });
+        let clips = views.into_iter().map(|values| {
+            let mut values = self.modality.stacked(values, plan.side * plan.side);
+            if let Some(erased) = &plan.erased {
+                erased.apply(&mut values, plan.side);
+            }
+            let (frames, channels) = (frames.len() / new_length, self.modality.channels());
+            Clip { frames, channels, size: [plan.side; 2], values, label }
+        });
         Ok(clips.collect())
     }
 
-    fn channels(&self) -> Channels {
+    /// - flipped: left and right are exchanged
+    fn channels(&self, flipped: bool) -> Channels {
         let table = |channel: usize| {
             let (mean, std) = (self.mean[channel], self.std[channel]);
-            std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std)
+            // The way to the right becomes one to the left.
+            let negated = flipped && channel == 0 && matches!(self.modality, Modality::Flow { .. });
+            std::array::from_fn(|value| {
+                let value = if negated { 255 - value } else { value };
+                (value as f32 / 255.0 - mean) / std
+            })
         };
         let sources = if self.bgr { [2, 1, 0] } else { [0, 1, 2] };
         Channels { sources, tables: std::array::from_fn(table) }
@@ -683,11 +773,13 @@ impl ClipPreprocessing {
 /// A network's input of one view of the frames of a clip.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Clip {
-    /// How many frames there are.
+    /// How many frames there are; of flow and differences, how many segments.
     pub frames: usize,
+    /// Channels of a frame: 3, or those of the [`Modality`].
+    pub channels: usize,
     /// Height and width.
     pub size: [usize; 2],
-    /// Frame by frame, then channel by channel, then row by row: `[frames, 3, height, width]`.
+    /// Frame by frame, then channel by channel, then row by row: `[frames, channels, height, width]`.
     pub values: Vec<f32>,
     /// The class, of the mirror image if it was flipped and [`Flip::LabelAware`] has one.
     pub label: usize,
@@ -828,11 +920,13 @@ mod tests {
         // A part of two rows and three columns, flipped.
         let plan = Plan {
             size: [3, 4],
+            operations: vec![],
             scaled: [3, 4],
             parts: vec![Part::new([1, 1], [2, 3])],
             side: 2,
             antialias: false,
             mirrored: true,
+            erased: None,
         };
         let found = &preprocessing.apply_plan(&plan, slice::from_ref(&frame), 0).unwrap()[0];
         close(&found.values[..4], &[103.0, 188.5, 241.0, 74.5]);
@@ -876,6 +970,60 @@ mod tests {
                 preprocessing.apply(&[places(size)], 0, &mut generator).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn flow_is_mirrored_and_differences_are_taken() {
+        // Red values, ways to the right, are columns.
+        let frames = [places([8, 8]), places([8, 8])];
+        let center = Crop::Center { scale: 8, side: 8 };
+        let flow = plain(center.clone()).with_flip(Flip::Random).for_flow(2);
+        let mut mirrored = 0;
+        for seed in 0..20 {
+            let clip = flow.apply(&frames, 0, &mut Generator::new(seed)).unwrap().swap_remove(0);
+            assert_eq!((clip.frames, clip.channels, clip.values.len()), (1, 4, 4 * 64));
+            let byte = |value: f32| ((value * flow.std[0] + flow.mean[0]) * 255.0).round() as i32;
+            let (way, down) = (byte(clip.values[0]), byte(clip.values[64 + 8]));
+            mirrored += usize::from(way == 255 - 7);
+            assert!((way == 0 || way == 255 - 7) && down == 1, "{way} {down}");
+        }
+        assert!((3..18).contains(&mirrored), "{mirrored}");
+        let differences = plain(center).for_differences(1);
+        let bright = Arc::new(Image::new([8, 8], 3, vec![51; 192]).unwrap());
+        let dark = Arc::new(Image::new([8, 8], 3, vec![0; 192]).unwrap());
+        let clip = &differences.apply(&[dark, bright.clone()], 0, &mut Generator::new(0)).unwrap()[0];
+        assert!(clip.values.len() == 192 && clip.values.iter().all(|value| (value - 0.2).abs() < 1e-6));
+        assert!(differences.apply(&[bright], 0, &mut Generator::new(0)).is_err());
+        assert!(flow.with_bgr(true).check().is_err());
+    }
+
+    #[test]
+    fn frames_are_augmented_alike_and_erased_apart() {
+        let frames = [places([18, 18]), places([18, 18])];
+        let center = Crop::Center { scale: 18, side: 18 };
+        let augmented = plain(center.clone()).with_augment(Some(RandAugment::new(9.0).with_operations(3)));
+        let plain = plain(center);
+        let of = |preprocessing: &ClipPreprocessing, seed| {
+            preprocessing.apply(&frames, 0, &mut Generator::new(seed)).unwrap().swap_remove(0).values
+        };
+        let original = of(&plain, 0);
+        let mut changed = 0;
+        for seed in 0..20 {
+            let values = of(&augmented, seed);
+            assert_eq!(values[..3 * 18 * 18], values[3 * 18 * 18..]);
+            changed += usize::from(values != original);
+        }
+        assert!(changed > 10, "{changed}");
+        let erased = plain.with_erasing(Some(RandomErasing::new(1.0)));
+        let values = of(&erased, 1);
+        let changed: Vec<bool> = values.iter().zip(&original).map(|(a, b)| a != b).collect();
+        let [first, second] = [0, 1].map(|frame| &changed[frame * 3 * 18 * 18..][..3 * 18 * 18]);
+        assert!(first == second && first.contains(&true) && first.contains(&false));
+        let noise = |frame: usize| -> Vec<f32> {
+            let pairs = values[frame * 3 * 18 * 18..].iter().zip(first);
+            pairs.filter_map(|(value, changed)| changed.then_some(*value)).collect()
+        };
+        assert_ne!(noise(0), noise(1));
     }
 
     #[test]

@@ -139,6 +139,8 @@ pub struct Videos {
     folder: PathBuf,
     entries: Vec<Entry>,
     template: Template,
+    /// Of the ways down, where flow is in two images.
+    down: Option<Template>,
     classes: Vec<String>,
     lenient: bool,
     replaced: AtomicUsize,
@@ -170,7 +172,8 @@ impl Videos {
         lists::check(&entries, classes.len(), |place, expected, found| {
             Error::data(format!("entry {place}"), expected, found)
         })?;
-        Ok(Self { folder, entries, template, classes, lenient: false, replaced: AtomicUsize::new(0) })
+        let replaced = AtomicUsize::new(0);
+        Ok(Self { folder, entries, template, down: None, classes, lenient: false, replaced })
     }
 
     /// The videos of a list; see [`lists::read`].
@@ -198,6 +201,13 @@ impl Videos {
         self
     }
 
+    /// Frames of optical flow in two gray images each: those of the template hold the ways to the right, such as
+    /// `flow_x_{:05d}.jpg`, and these the ways down. Where one image holds both, in red and green, nothing is to be said.
+    pub fn with_flow_down(mut self, template: Template) -> Self {
+        self.down = Some(template);
+        self
+    }
+
     /// How many frames were [replaced](Self::lenient) so far, each time that they were read.
     pub fn replaced(&self) -> usize {
         self.replaced.load(Ordering::Relaxed)
@@ -221,7 +231,7 @@ impl Videos {
         }
         let entries = indices.iter().map(|&index| self.entries[index].clone()).collect();
         let subset = Self::new(self.folder.clone(), entries, self.template.clone(), self.classes.clone())?;
-        Ok(Self { lenient: self.lenient, ..subset })
+        Ok(Self { lenient: self.lenient, down: self.down.clone(), ..subset })
     }
 
     /// The videos' folders, frame counts and labels.
@@ -231,9 +241,24 @@ impl Videos {
 
     /// A frame from its file.
     fn decode(&self, index: usize, frame: usize) -> Result<Arc<Image>> {
+        let image = self.open_frame(index, frame, &self.template)?;
+        let Some(down) = &self.down else {
+            return Ok(Arc::new(image));
+        };
+        let down = self.open_frame(index, frame, down)?;
+        if down.size() != image.size() {
+            let name = format!("ways down of frame {frame} of video `{}`", self.entries[index].path);
+            return Err(Error::data(name, format!("{:?}", image.size()), format!("{:?}", down.size())));
+        }
+        let pixels = image.values().chunks_exact(3).zip(down.values().chunks_exact(3));
+        let values = pixels.flat_map(|(right, down)| [right[0], down[0], 0]).collect();
+        Image::new(image.size(), 3, values).map(Arc::new)
+    }
+
+    fn open_frame(&self, index: usize, frame: usize, template: &Template) -> Result<Image> {
         let video = &self.entries[index].path;
-        let path = self.folder.join(video).join(self.template.file(frame));
-        let image = Image::open(&path).map_err(|error| {
+        let path = self.folder.join(video).join(template.file(frame));
+        Image::open(&path).map_err(|error| {
             let found = match error {
                 Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
                     "no file: the frame is missing".to_owned()
@@ -244,8 +269,7 @@ impl Videos {
             };
             let expected = "a whole JPEG, PNG, WebP or BMP";
             Error::format(path, format!("frame {frame} of video `{video}`"), expected, found)
-        })?;
-        Ok(Arc::new(image))
+        })
     }
 }
 
@@ -519,6 +543,27 @@ mod tests {
 
     fn grays(images: &[Arc<Image>]) -> Vec<u8> {
         images.iter().map(|image| image.values()[0]).collect()
+    }
+
+    #[test]
+    fn flow_is_read_from_two_images() {
+        let (folder, videos) = videos();
+        let size = [2, 2];
+        let gray = |name: &str, side: u32, value: u8| {
+            let image = image::GrayImage::from_pixel(side, side, image::Luma([value]));
+            image.save(folder.path().join("a").join(name)).unwrap();
+        };
+        gray("x_1.png", 2, 10);
+        gray("y_1.png", 2, 20);
+        let template = |text| Template::new(text).unwrap();
+        let entries = videos.entries()[..1].to_vec();
+        let flow = Videos::new(folder.path(), entries, template("x_{:01d}.png"), names(&["x"])).unwrap();
+        let flow = flow.with_flow_down(template("y_{:01d}.png"));
+        let read = flow.read(0, &[1]).unwrap();
+        assert_eq!((read[0].size(), &read[0].values()[..6]), (size, &[10, 20, 0, 10, 20, 0][..]));
+        assert!(flow.read(0, &[2]).unwrap_err().to_string().contains("frame 2 of video `a`"));
+        gray("y_1.png", 3, 20);
+        assert!(flow.read(0, &[1]).unwrap_err().to_string().contains("[2, 2]"));
     }
 
     #[test]

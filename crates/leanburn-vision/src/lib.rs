@@ -6,12 +6,14 @@
 //! | [`sequential`] | chains of layers: VGG with batch norm, LeNet-5, multi-layer perceptrons, your own |
 //! | [`Architecture`] | what their configurations have in common |
 //! | [`image`], [`transform`] | images, resized as Pillow does, and what is done to them before a network sees them |
+//! | [`augment`] | RandAugment and random erasing |
 //! | [`data`] | folders of images, MNIST's and CIFAR's files |
 #![cfg_attr(feature = "train", doc = "| [`train`] | their training |")]
 //!
 //! Every width of every layer is part of the configuration, so that a pruned network is an ordinary one.
 
 mod architecture;
+pub mod augment;
 pub mod data;
 pub mod image;
 mod resample;

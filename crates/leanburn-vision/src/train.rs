@@ -6,7 +6,7 @@ use burn::{
     module::{AutodiffModule, Module},
     tensor::{
         Int, Tensor, TensorData,
-        backend::{AutodiffBackend, Backend},
+        backend::{AutodiffBackend, Backend, DeviceOps},
     },
     train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep},
 };
@@ -30,6 +30,14 @@ pub struct ImageBatch<B: Backend> {
     pub images: Tensor<B, 4>,
     /// `[batch]`
     pub labels: Tensor<B, 1, Int>,
+}
+
+impl<B: Backend> ImageBatch<B> {
+    /// The batch on a device.
+    pub fn to_device(self, device: &B::Device) -> Self {
+        // `Dispatch` moves numbers to no device that records gradients.
+        Self { images: self.images.to_device(device), labels: self.labels.to_device(device.inner()) }
+    }
 }
 
 /// Images as a training sees them: decoded, changed at random, and normalised, by the loader's workers.
@@ -146,7 +154,8 @@ where
     type Output = ClassificationOutput<B>;
 
     fn step(&self, batch: ImageBatch<B>) -> TrainOutput<ClassificationOutput<B>> {
-        let output = self.classify(batch);
+        // Of several devices, Burn's strategies move the network to each, and leave the batch where it is.
+        let output = self.classify(batch.to_device(&self.devices()[0]));
         TrainOutput::new(self, output.loss.backward(), output)
     }
 }

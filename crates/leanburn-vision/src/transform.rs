@@ -120,14 +120,13 @@ impl Transform {
                     if strength == 0.0 {
                         continue;
                     }
-                    let draw = f64::from(generator.below(1 << 24) as u32) / f64::from(1 << 24);
                     if which == 3 {
-                        turn_hue(&mut image, strength * (2.0 * draw - 1.0));
+                        turn_hue(&mut image, generator.between(-strength, strength));
                         continue;
                     }
-                    let lowest = (1.0 - strength).max(0.0);
-                    let factor = lowest + (1.0 + strength - lowest) * draw;
-                    jitter(&mut image, which, factor as f32);
+                    let factor = generator.between((1.0 - strength).max(0.0), 1.0 + strength);
+                    let quality = [Quality::Brightness, Quality::Contrast, Quality::Saturation][which];
+                    enhance(&mut image, quality, factor as f32);
                 }
                 image
             }
@@ -174,17 +173,15 @@ pub fn random_part(
     generator: &mut Generator,
 ) -> [usize; 4] {
     let (whole_height, whole_width) = (height as f64, width as f64);
-    let mut between = |low: f64, high: f64| {
-        low + (high - low) * f64::from(generator.below(1 << 24) as u32) / f64::from(1 << 24)
-    };
+    let mut between = |[low, high]: [f64; 2]| generator.between(low, high);
     for _ in 0..10 {
-        let area = whole_height * whole_width * between(scale[0], scale[1]);
-        let ratio = between(ratio[0].ln(), ratio[1].ln()).exp();
+        let area = whole_height * whole_width * between(scale);
+        let ratio = between(ratio.map(f64::ln)).exp();
         let part_width = (area * ratio).sqrt().round_ties_even() as usize;
         let part_height = (area / ratio).sqrt().round_ties_even() as usize;
         if (1..=width).contains(&part_width) && (1..=height).contains(&part_height) {
-            let top = between(0.0, (height - part_height + 1) as f64) as usize;
-            let left = between(0.0, (width - part_width + 1) as f64) as usize;
+            let top = between([0.0, (height - part_height + 1) as f64]) as usize;
+            let left = between([0.0, (width - part_width + 1) as f64]) as usize;
             return [top, left, part_height, part_width];
         }
     }
@@ -200,10 +197,16 @@ pub fn random_part(
     [(height - part_height) / 2, (width - part_width) / 2, part_height, part_width]
 }
 
+/// What [`enhance`] changes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Quality {
+    Brightness,
+    Contrast,
+    Saturation,
+}
+
 /// Blends an image with what a factor of 0 makes of it, as Pillow's `ImageEnhance`.
-///
-/// - which: 0 brightness, 1 contrast, 2 saturation
-fn jitter(image: &mut Image, which: usize, factor: f32) {
+pub(crate) fn enhance(image: &mut Image, quality: Quality, factor: f32) {
     let channels = image.channels();
     let gray = |pixel: &[u8]| if pixel.len() == 3 { luminance(pixel) } else { pixel[0] };
     let mean = {
@@ -212,10 +215,10 @@ fn jitter(image: &mut Image, which: usize, factor: f32) {
         (pixels.map(|pixel| f64::from(gray(pixel))).sum::<f64>() / count + 0.5).floor() as f32
     };
     for pixel in image.values_mut().chunks_mut(channels) {
-        let other = match which {
-            0 => 0.0,
-            1 => mean,
-            _ => f32::from(gray(pixel)),
+        let other = match quality {
+            Quality::Brightness => 0.0,
+            Quality::Contrast => mean,
+            Quality::Saturation => f32::from(gray(pixel)),
         };
         for value in pixel {
             *value = (other + factor * (f32::from(*value) - other)).clamp(0.0, 255.0) as u8;
@@ -559,16 +562,16 @@ mod tests {
     // ImageEnhance of Pillow on the two pixels.
     #[test]
     fn colours_change_as_pillows() {
-        let enhanced = |which, factor| {
+        let enhanced = |quality, factor| {
             let mut image = Image::new([1, 2], 3, vec![200, 100, 50, 0, 20, 240]).unwrap();
-            jitter(&mut image, which, factor);
+            enhance(&mut image, quality, factor);
             image.values().to_vec()
         };
-        assert_eq!(enhanced(0, 1.5), [255, 150, 75, 0, 30, 255]);
-        assert_eq!(enhanced(1, 0.5), [141, 91, 66, 41, 51, 161]);
-        assert_eq!(enhanced(1, 1.3), [235, 105, 40, 0, 1, 255]);
-        assert_eq!(enhanced(2, 0.5), [162, 112, 87, 19, 29, 139]);
-        assert_eq!(enhanced(2, 1.7), [253, 83, 0, 0, 6, 255]);
+        assert_eq!(enhanced(Quality::Brightness, 1.5), [255, 150, 75, 0, 30, 255]);
+        assert_eq!(enhanced(Quality::Contrast, 0.5), [141, 91, 66, 41, 51, 161]);
+        assert_eq!(enhanced(Quality::Contrast, 1.3), [235, 105, 40, 0, 1, 255]);
+        assert_eq!(enhanced(Quality::Saturation, 0.5), [162, 112, 87, 19, 29, 139]);
+        assert_eq!(enhanced(Quality::Saturation, 1.7), [253, 83, 0, 0, 6, 255]);
     }
 
     #[test]

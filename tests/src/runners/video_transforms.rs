@@ -72,7 +72,16 @@ impl Config {
             Part::new(places[(multiply * pair + add) % modulo], part)
         });
         let parts = parts.collect();
-        Plan { size, scaled: size, parts, side: self.input_size, antialias: true, mirrored: false }
+        Plan {
+            size,
+            operations: Vec::new(),
+            scaled: size,
+            parts,
+            side: self.input_size,
+            antialias: true,
+            mirrored: false,
+            erased: None,
+        }
     }
 
     /// Widths and heights of the crops, and the left and upper edges that each of them can have.

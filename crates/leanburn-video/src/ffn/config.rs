@@ -21,10 +21,14 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// Momentum of stochastic gradient descent; `None` for `AdamW`.
     pub momentum: Option<f64>,
+    /// The probability of dropout.
+    pub dropout: f64,
     /// The largest norm of all gradients, where there is one.
     pub clip_norm: Option<f64>,
     /// How many draws of a video a batch has.
     pub copies: usize,
+    /// Whether batches are mixed, by mixup and CutMix.
+    pub mixed: bool,
     /// From which weights training starts.
     pub start: String,
 }
@@ -38,8 +42,10 @@ impl Recipe {
             batch_size: 32,
             weight_decay: 5e-4,
             momentum: Some(0.9),
+            dropout: 0.5,
             clip_norm: None,
             copies: 1,
+            mixed: false,
             start: "ImageNet".to_owned(),
         }
     }
@@ -87,8 +93,10 @@ impl Recipe {
             schedule,
             weight_decay: 0.05,
             momentum: None,
+            dropout: 0.0,
             clip_norm: Some(20.0),
             copies: 2,
+            mixed: true,
             start: "Kinetics-600, UniFormer-S 16x4".to_owned(),
             ..Self::tsm_something()
         }

@@ -84,6 +84,8 @@ pub struct Experiment<A, S> {
     pub schedule: EpochSchedule,
     /// Videos of a batch.
     pub batch_size: usize,
+    /// How many draws of each video a batch has (repeated augmentation); 1 for none more.
+    pub copies: usize,
     /// Who learns from whom.
     pub alignment: Alignment,
     /// How batches are mixed, if they are.
@@ -160,7 +162,9 @@ impl<A: VideoArchitecture, S: VideoSource> Experiment<A, S> {
         let counts = &architecture.branches().counts;
         let model = self.trainee(method, &architecture, device)?;
         let [train, valid] = &self.preprocessing;
-        let train = Clips::train(self.train.clone(), counts, train.clone())?.with_sampling(self.sampling);
+        let train = Clips::train(self.train.clone(), counts, train.clone())?
+            .with_sampling(self.sampling)
+            .with_copies(self.copies);
         let valid =
             Clips::validation(self.valid.clone(), counts, valid.clone())?.with_sampling(self.sampling);
         let train = clip_loader::<B, _>(train, self.batch_size, self.mixing.clone(), device)?;

@@ -27,8 +27,8 @@
 //! // Five frames go through the branch of four.
 //! let logits = network.forward(Tensor::zeros([1, 5, 3, 32, 32], &device));
 //! assert_eq!(logits.dims(), [1, 5]);
-//! let choice = ffn::within_budget(&config, 4_000_000, [32, 32], 8).unwrap();
-//! assert_eq!((choice.frames, choice.branch), (7, 4));
+//! let choice = ffn::within_budget(&config, 5_000_000, [32, 32], 8).unwrap();
+//! assert_eq!((choice.frames, choice.branch), (5, 4));
 //! # Ok::<(), leanburn_core::Error>(())
 //! ```
 

@@ -95,6 +95,8 @@ where
         let mut generator = Generator::new(batch.seed);
         let chosen = self.frequencies.choose(&batch, &mut generator);
         batch.clips = batch.clips.drain(chosen).collect();
+        // Of several devices, Burn's strategies move the network to each, and leave the batch where it is.
+        let batch = batch.to_device(&self.devices()[0]);
         let forward = |clips: &Tensor<B, 5>| self.network.forward_train(clips.clone(), &mut generator);
         let logits: Vec<Tensor<B, 2>> = batch.clips.iter().map(forward).collect();
         let loss = self.terms(&batch, &logits).total();
