@@ -64,7 +64,8 @@ struct Options {
     #[arg(long, value_delimiter = ',')]
     frames: Vec<usize>,
     /// Trains as published for the network (on Kinetics-400, TSM as published for it): frame counts, epochs, learning
-    /// rate, batch, decay, dropout, clipping and mixing are the recipe's, whatever the options say.
+    /// rate, batch, decay, dropout, clipping and mixing are the recipe's, whatever the options say. Kinetics was trained
+    /// with `--flip`.
     #[arg(long)]
     published: bool,
     /// Weights to start from, a PyTorch or safetensors file: of an image network, or of a plain video network.

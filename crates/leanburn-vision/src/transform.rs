@@ -209,17 +209,18 @@ pub(crate) enum Quality {
 pub(crate) fn enhance(image: &mut Image, quality: Quality, factor: f32) {
     let channels = image.channels();
     let gray = |pixel: &[u8]| if pixel.len() == 3 { luminance(pixel) } else { pixel[0] };
-    let mean = {
-        let pixels = image.values().chunks(channels);
-        let count = pixels.len() as f64;
-        (pixels.map(|pixel| f64::from(gray(pixel))).sum::<f64>() / count + 0.5).floor() as f32
+    // Of all pixels alike, but for the saturation.
+    let other = match quality {
+        Quality::Brightness => Some(0.0),
+        Quality::Contrast => {
+            let pixels = image.values().chunks(channels);
+            let count = pixels.len() as f64;
+            Some((pixels.map(|pixel| f64::from(gray(pixel))).sum::<f64>() / count + 0.5).floor() as f32)
+        }
+        Quality::Saturation => None,
     };
     for pixel in image.values_mut().chunks_mut(channels) {
-        let other = match quality {
-            Quality::Brightness => 0.0,
-            Quality::Contrast => mean,
-            Quality::Saturation => f32::from(gray(pixel)),
-        };
+        let other = other.unwrap_or_else(|| f32::from(gray(pixel)));
         for value in pixel {
             *value = (other + factor * (f32::from(*value) - other)).clamp(0.0, 255.0) as u8;
         }
