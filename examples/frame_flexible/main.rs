@@ -64,8 +64,7 @@ struct Options {
     #[arg(long, value_delimiter = ',')]
     frames: Vec<usize>,
     /// Trains as published for the network (on Kinetics-400, TSM as published for it): frame counts, epochs, learning
-    /// rate, batch, decay, dropout, clipping and mixing are the recipe's, whatever the options say. Kinetics was trained
-    /// with `--flip`.
+    /// rate, batch, decay, dropout, clipping, mixing and flips are the recipe's, whatever the options say.
     #[arg(long)]
     published: bool,
     /// Weights to start from, a PyTorch or safetensors file: of an image network, or of a plain video network.
@@ -169,6 +168,14 @@ enum Network {
     UniFormer,
 }
 
+/// What `config.json` has: the options, and what came of them.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    options: &'a Options,
+    recipe: Recipe,
+}
+
 /// A row of the results.
 #[derive(Serialize)]
 struct Row {
@@ -202,7 +209,7 @@ fn run(options: &Options) -> Result<()> {
         None => RunFolder::create_numbered("runs", "frame-flexible")?,
     };
     if !folder.file("config.json").exists() {
-        folder.write_json("config.json", options)?;
+        folder.write_json("config.json", &Written { options, recipe: options.recipe() })?;
     }
     if options.data == Data::MovingDigits {
         let digits = |videos, seed, rows| {
@@ -295,9 +302,16 @@ impl Options {
         Ok(published.layout())
     }
 
+    /// Whether clips are flipped. Published networks were, where a class does not tell left from right.
+    fn flips(&self) -> bool {
+        let actions =
+            matches!(self.data, Data::Kinetics400 | Data::MiniKinetics | Data::Hmdb51 | Data::Ucf101);
+        if self.published { actions } else { self.flip }
+    }
+
     /// What is done to the frames of training and of validation.
     fn preprocessing(&self, classes: &[String]) -> [ClipPreprocessing; 2] {
-        let flip = match (self.flip, mirrored(classes)) {
+        let flip = match (self.flips(), mirrored(classes)) {
             (false, _) => Flip::None,
             (true, pairs) if pairs.is_empty() => Flip::Random,
             (true, pairs) => Flip::LabelAware { pairs },
@@ -451,6 +465,7 @@ where
                 show,
             )?;
             folder.write_json(&format!("{file}-history.json"), &outcome.history.measured())?;
+            println!("{name}: {:.0} frames a second were read in training", outcome.frames_per_second);
             save(&outcome.architecture, &outcome.network, folder, &file)?;
             (outcome.architecture, outcome.network)
         };

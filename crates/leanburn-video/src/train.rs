@@ -52,7 +52,7 @@ pub struct Clips<S> {
     sampling: Sampling,
     training: bool,
     copies: usize,
-    decoded: AtomicUsize,
+    decoded: Arc<AtomicUsize>,
 }
 
 /// A video's clips.
@@ -85,7 +85,7 @@ impl<S: VideoSource> Clips<S> {
             ));
         }
         let sampling = Sampling::Segments;
-        let decoded = AtomicUsize::new(0);
+        let decoded = Arc::default();
         Ok(Self { source, counts, preprocessing, sampling, training: true, copies: 1, decoded })
     }
 
@@ -113,6 +113,11 @@ impl<S: VideoSource> Clips<S> {
     /// How many frames were asked for until now; over the seconds between two calls it is the loader's speed.
     pub fn frames_read(&self) -> usize {
         self.decoded.load(Ordering::Relaxed)
+    }
+
+    /// The count of [`frames_read`](Self::frames_read), for when a loader has taken the clips.
+    pub(crate) fn counter(&self) -> Arc<AtomicUsize> {
+        self.decoded.clone()
     }
 
     fn sample(&self, index: usize, generator: &mut Generator) -> Result<ClipSample> {

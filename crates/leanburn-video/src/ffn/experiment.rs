@@ -1,6 +1,7 @@
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use burn::{
@@ -111,6 +112,8 @@ pub struct Outcome<A, N> {
     pub steps: usize,
     /// Whether somebody interrupted it: running it again goes on.
     pub interrupted: bool,
+    /// How many frames a second were read for training, which is at most what the training used.
+    pub frames_per_second: f64,
 }
 
 /// Tells what an epoch gave.
@@ -165,6 +168,7 @@ impl<A: VideoArchitecture, S: VideoSource> Experiment<A, S> {
         let train = Clips::train(self.train.clone(), counts, train.clone())?
             .with_sampling(self.sampling)
             .with_copies(self.copies);
+        let read = train.counter();
         let valid =
             Clips::validation(self.valid.clone(), counts, valid.clone())?.with_sampling(self.sampling);
         let train = clip_loader::<B, _>(train, self.batch_size, self.mixing.clone(), device)?;
@@ -176,13 +180,16 @@ impl<A: VideoArchitecture, S: VideoSource> Experiment<A, S> {
         let training = with_clip_metrics(Training::new(config, optimizer, schedule)?, counts);
         let training = training.with_hook(Shown(show)).resumed();
         interrupt(training.interrupter());
+        let started = Instant::now();
         let trained = training.run(folder, model, device, train, Arc::new(valid))?;
+        let frames_per_second = read.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
         Ok(Outcome {
             architecture,
             network: trained.model.network,
             history: trained.history,
             steps: trained.steps,
             interrupted: trained.interrupted,
+            frames_per_second,
         })
     }
 
