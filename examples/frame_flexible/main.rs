@@ -1,9 +1,10 @@
 //! Trains one video network for several frame counts (FFN), and what it is compared with, and evaluates them at any frame
 //! counts: a table, weights, each branch as an ordinary network, and a plot of accuracy against operations.
 
-use std::{path::PathBuf, sync::Arc};
+mod options;
 
-use clap::{Parser, ValueEnum};
+use std::sync::Arc;
+
 use leanburn::{
     burn::{module::AutodiffModule, optim::SimpleOptimizer},
     core::{
@@ -18,162 +19,48 @@ use leanburn::{
         ffn::{Alignment, Experiment, FrameFlexible, Method, Recipe},
         mixing::Mixing,
         resnet::{FrameResNetConfig, Shift},
-        sampling::Sampling,
-        schedule::EpochSchedule,
         slowfast::SlowFastConfig,
         train::{slowfast_groups, tsn_groups, uniformer_groups},
-        transform::{ClipPreprocessing, Crop, Flip, mirrored},
+        transform::{ClipPreprocessing, Crop},
         uniformer::UniFormerConfig,
-        videos::{Layout, Published, VideoSource},
+        videos::{VideoSource, Videos},
     },
 };
 use leanburn_datasets::{Hue, MovingDigits};
-use leanburn_examples::{Bar, Common, moving_digits, options};
+use leanburn_examples::{Bar, moving_digits};
+use options::{Data, Network, Options, setting};
 use serde::Serialize;
-
-/// Trains one video network for several frame counts, and evaluates it at any.
-#[derive(Parser, Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "the command line's switches")]
-struct Options {
-    /// The videos.
-    #[arg(long, value_enum, default_value = "moving-digits")]
-    data: Data,
-    /// The folder of a published data set, laid out as its code expects.
-    #[arg(long)]
-    root: Option<PathBuf>,
-    /// Another layout of it: a JSON file with `frames`, `train_list`, `valid_list`, `classes` and `template`.
-    #[arg(long)]
-    layout: Option<PathBuf>,
-    /// The network.
-    #[arg(long, value_enum, default_value = "tsm18")]
-    network: Network,
-    /// Channels of the stem, where it is not the published number; for moving digits 24.
-    #[arg(long)]
-    width: Option<usize>,
-    /// The number of blocks of each stage, of a residual network that is not the published one; for moving digits 1,1.
-    #[arg(long, value_delimiter = ',')]
-    blocks: Vec<usize>,
-    /// What is trained, separated by commas: `ffn`, `distillation`, `norms`, `sharing`, `mixed`, `proportional`, or a
-    /// frame count for a network of that count alone. Several counts are put together as an ensemble as well.
-    #[arg(long, value_delimiter = ',', default_value = "ffn")]
-    method: Vec<String>,
-    /// The frame counts that FFN is trained for, ascending.
-    #[arg(long, value_delimiter = ',', default_value = "4,8,16")]
-    counts: Vec<usize>,
-    /// The frame counts of the evaluation; those of the training when absent.
-    #[arg(long, value_delimiter = ',')]
-    frames: Vec<usize>,
-    /// Trains as published for the network (on Kinetics-400, TSM as published for it): frame counts, epochs, learning
-    /// rate, batch, decay, dropout, clipping, mixing and flips are the recipe's, whatever the options say.
-    #[arg(long)]
-    published: bool,
-    /// Weights to start from, a PyTorch or safetensors file: of an image network, or of a plain video network.
-    #[arg(long)]
-    start: Option<PathBuf>,
-    /// Weights of the trained network, of leanburn or as published with FFN: nothing is trained.
-    #[arg(long)]
-    checkpoint: Option<PathBuf>,
-    /// Epochs.
-    #[arg(long, default_value_t = 8)]
-    epochs: usize,
-    /// The learning rate.
-    #[arg(long, default_value_t = 0.02)]
-    learning_rate: f64,
-    /// Epochs from which the rate is a tenth of what it was; half a cosine when there is none.
-    #[arg(long, value_delimiter = ',')]
-    milestones: Vec<usize>,
-    /// The weight decay.
-    #[arg(long, default_value_t = 5e-4)]
-    weight_decay: f64,
-    /// The probability of dropout.
-    #[arg(long, default_value_t = 0.5)]
-    dropout: f64,
-    /// The largest norm of all gradients.
-    #[arg(long)]
-    clip_norm: Option<f64>,
-    /// Videos of a batch.
-    #[arg(long, default_value_t = 8)]
-    batch_size: usize,
-    /// How many batches make a step.
-    #[arg(long, default_value_t = 1)]
-    accumulation: usize,
-    /// Height and width of the clips; 224 of files, and the frames as they are of moving digits.
-    #[arg(long, default_value_t = 224)]
-    side: usize,
-    /// Whether clips are flipped with their labels, where a class has a mirror image.
-    #[arg(long)]
-    flip: bool,
-    /// Of moving digits: how many videos are trained with; half as many others are evaluated.
-    #[arg(long, default_value_t = 480)]
-    videos: usize,
-    /// Of moving digits: the number of directions.
-    #[arg(long, default_value_t = 8)]
-    directions: usize,
-    /// Of moving digits: factors of the way; each direction with each of them is a class.
-    #[arg(long, value_delimiter = ',', default_value = "1")]
-    speeds: Vec<f64>,
-    /// Whether the temporal shift mixes videos in training, as the published one does.
-    #[arg(long)]
-    published_shift: bool,
-    /// Whether burn-train's dashboard is shown, in a terminal.
-    #[arg(long)]
-    dashboard: bool,
-    /// Whether trainings keep checkpoints in the output folder, from which they go on when they were interrupted.
-    #[arg(long)]
-    resume: bool,
-    /// Where to write; a numbered folder under `runs` when absent.
-    #[arg(long)]
-    output: Option<PathBuf>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    common: Common,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Data {
-    /// Handwritten digits that move, generated: the class is the direction.
-    MovingDigits,
-    #[value(name = "something-v1")]
-    SomethingV1,
-    #[value(name = "something-v2")]
-    SomethingV2,
-    Jester,
-    Kinetics400,
-    MiniKinetics,
-    /// HMDB51, split 1.
-    Hmdb51,
-    /// UCF101, split 1.
-    Ucf101,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Network {
-    #[value(name = "tsm18")]
-    Tsm18,
-    #[value(name = "tsm50")]
-    Tsm50,
-    #[value(name = "tsm101")]
-    Tsm101,
-    /// Without a shift.
-    #[value(name = "tsn18")]
-    Tsn18,
-    #[value(name = "tsn50")]
-    Tsn50,
-    Tea,
-    #[value(name = "slowfast")]
-    SlowFast,
-    #[value(name = "uniformer")]
-    UniFormer,
-}
+use serde_json::Value;
 
 /// What `config.json` has: the options, and what came of them.
 #[derive(Serialize)]
 struct Written<'a> {
-    #[serde(flatten)]
     options: &'a Options,
     recipe: Recipe,
+}
+
+/// A run goes on with the options that it began with.
+fn same_options(folder: &RunFolder, written: &Written) -> Result<()> {
+    let path = folder.file("config.json");
+    let before: Value = leanburn::core::report::read_json(&path)?;
+    let now = serde_json::to_value(written).expect("options are JSON");
+    for part in ["options", "recipe"] {
+        for (name, value) in now[part].as_object().into_iter().flatten() {
+            // The folder's own name, and what changes no result.
+            if ["output", "dashboard"].contains(&name.as_str()) || before[part][name] == *value {
+                continue;
+            }
+            let expected =
+                format!("{}, with which the run began, as --resume goes on with it", before[part][name]);
+            return Err(Error::format(path, name, expected, value));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file that a resumed run may have written before.
+fn write_once(folder: &RunFolder, name: &str, write: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    if folder.file(name).exists() { Ok(()) } else { write(name) }
 }
 
 /// A row of the results.
@@ -194,7 +81,7 @@ struct Row {
 
 fn main() {
     // The message alone: users of a program need not see the type of its error.
-    if let Err(error) = run(&options::<Options>()) {
+    if let Err(error) = run(&leanburn_examples::options::<Options>()) {
         eprintln!("error: {error}");
         std::process::exit(1);
     }
@@ -202,15 +89,18 @@ fn main() {
 
 fn run(options: &Options) -> Result<()> {
     // Before a folder is made for nothing.
-    options.methods()?;
+    options.check()?;
+    let written = Written { options, recipe: options.recipe() };
     let folder = match &options.output {
-        Some(path) if options.resume && path.exists() => RunFolder::open(path)?,
+        Some(path) if options.resume && path.join("config.json").exists() => {
+            let folder = RunFolder::open(path)?;
+            same_options(&folder, &written)?;
+            folder
+        }
         Some(path) => RunFolder::create(path)?,
         None => RunFolder::create_numbered("runs", "frame-flexible")?,
     };
-    if !folder.file("config.json").exists() {
-        folder.write_json("config.json", &Written { options, recipe: options.recipe() })?;
-    }
+    write_once(&folder, "config.json", |name| folder.write_json(name, &written))?;
     if options.data == Data::MovingDigits {
         let digits = |videos, seed, rows| {
             moving_digits(
@@ -223,128 +113,36 @@ fn run(options: &Options) -> Result<()> {
         };
         let seed = 2 * options.common.seed;
         let train = digits(options.videos, seed, 0..1200)?;
-        on_videos(options, train, digits(options.videos / 2, seed + 1, 1200..1797)?, &folder)?;
+        let valid = digits(options.videos / 2, seed + 1, 1200..1797)?;
+        on_videos(options, Arc::new(train), Arc::new(valid), &folder)?;
     } else {
         let layout = options.layout()?;
         let root =
             options.root.as_deref().ok_or_else(|| setting("root", "the folder of the data set", "none"))?;
-        on_videos(options, layout.open(root, true)?, layout.open(root, false)?, &folder)?;
+        let open = |train| -> Result<Videos> {
+            let videos = layout.open(root, train)?;
+            if options.lenient {
+                return Ok(videos.lenient());
+            }
+            videos.check_frames()?;
+            Ok(videos)
+        };
+        let (train, valid) = (Arc::new(open(true)?), Arc::new(open(false)?));
+        on_videos(options, train.clone(), valid.clone(), &folder)?;
+        if options.lenient {
+            println!("{} frames were replaced", train.replaced() + valid.replaced());
+        }
     }
     println!("written: {}", folder.path().display());
     Ok(())
 }
 
-fn setting(field: &str, expected: &str, found: &str) -> Error {
-    Error::Setting { field: field.to_owned(), expected: expected.to_owned(), found: found.to_owned() }
-}
-
-impl Options {
-    /// How the network is trained.
-    fn recipe(&self) -> Recipe {
-        if self.published {
-            return match self.network {
-                Network::SlowFast => Recipe::slowfast(),
-                Network::UniFormer => Recipe::uniformer(),
-                Network::Tea => Recipe::tea(),
-                _ if self.data == Data::Kinetics400 => Recipe::tsm_kinetics(),
-                _ => Recipe::tsm_something(),
-            };
-        }
-        let schedule = match self.milestones.as_slice() {
-            // A cosine by epoch would leave much at the start of few epochs.
-            [] => {
-                EpochSchedule { every_step: true, ..EpochSchedule::cosine(self.learning_rate, self.epochs) }
-            }
-            milestones => EpochSchedule::steps(self.learning_rate, self.epochs, milestones),
-        };
-        Recipe {
-            counts: self.counts.clone(),
-            schedule,
-            batch_size: self.batch_size,
-            weight_decay: self.weight_decay,
-            dropout: self.dropout,
-            clip_norm: self.clip_norm,
-            ..Recipe::tsm_something()
-        }
-    }
-
-    fn methods(&self) -> Result<Vec<Method>> {
-        let counts = self.recipe().counts;
-        let method = |name: &String| match name.as_str() {
-            "ffn" => Ok(Method::Ffn(Branches::ffn(&counts))),
-            "distillation" => Ok(Method::Distillation),
-            "norms" => Ok(Method::SpecialisedNorms),
-            "sharing" => Ok(Method::Sharing),
-            "mixed" => Ok(Method::Mixed),
-            "proportional" => Ok(Method::Proportional),
-            count => count.parse().map(Method::Single).map_err(|_| {
-                let expected = "ffn, distillation, norms, sharing, mixed, proportional or a frame count";
-                setting("method", expected, count)
-            }),
-        };
-        self.method.iter().map(method).collect()
-    }
-
-    fn layout(&self) -> Result<Layout> {
-        if let Some(path) = &self.layout {
-            return leanburn::core::report::read_json(path);
-        }
-        let published = match self.data {
-            Data::SomethingV1 => Published::SomethingV1,
-            Data::SomethingV2 => Published::SomethingV2,
-            Data::Jester => Published::Jester,
-            Data::Kinetics400 => Published::Kinetics400,
-            Data::MiniKinetics => Published::MiniKinetics,
-            Data::Hmdb51 => Published::Hmdb51 { split: 1 },
-            Data::Ucf101 => Published::Ucf101,
-            Data::MovingDigits => return Err(setting("data", "one in files", "moving-digits")),
-        };
-        Ok(published.layout())
-    }
-
-    /// Whether clips are flipped. Published networks were, where a class does not tell left from right.
-    fn flips(&self) -> bool {
-        let actions =
-            matches!(self.data, Data::Kinetics400 | Data::MiniKinetics | Data::Hmdb51 | Data::Ucf101);
-        if self.published { actions } else { self.flip }
-    }
-
-    /// What is done to the frames of training and of validation.
-    fn preprocessing(&self, classes: &[String]) -> [ClipPreprocessing; 2] {
-        let flip = match (self.flips(), mirrored(classes)) {
-            (false, _) => Flip::None,
-            (true, pairs) if pairs.is_empty() => Flip::Random,
-            (true, pairs) => Flip::LabelAware { pairs },
-        };
-        if self.data == Data::MovingDigits {
-            // The frames as they are: a part of one would not show where the digit is.
-            let crop = Crop::Center { scale: 32, side: 32 };
-            let whole = ClipPreprocessing { crop, ..ClipPreprocessing::tsn_valid(32) };
-            return [whole.clone().with_flip(flip), whole];
-        }
-        match self.network {
-            Network::SlowFast => {
-                [ClipPreprocessing::slowfast_train().with_flip(flip), ClipPreprocessing::slowfast_test(1)]
-            }
-            Network::UniFormer => {
-                [ClipPreprocessing::uniformer_train().with_flip(flip), ClipPreprocessing::uniformer_test(1)]
-            }
-            _ => [
-                ClipPreprocessing::tsn_train(self.side).with_flip(flip),
-                ClipPreprocessing::tsn_valid(self.side),
-            ],
-        }
-    }
-
-    fn sampling(&self) -> Sampling {
-        match self.network {
-            Network::SlowFast | Network::UniFormer => Sampling::Intervals,
-            _ => Sampling::Segments,
-        }
-    }
-}
-
-fn on_videos<S: VideoSource>(options: &Options, train: S, valid: S, folder: &RunFolder) -> Result<()> {
+fn on_videos<S: VideoSource>(
+    options: &Options,
+    train: Arc<S>,
+    valid: Arc<S>,
+    folder: &RunFolder,
+) -> Result<()> {
     let classes = train.classes().len();
     let branches = Branches::single(1);
     let recipe = options.recipe();
@@ -363,9 +161,8 @@ fn on_videos<S: VideoSource>(options: &Options, train: S, valid: S, folder: &Run
         let config = FrameResNetConfig::tsm(depth, classes, branches.clone())?.with_shift(shift);
         Ok(shaped(config))
     };
-    let (train, valid) = (Arc::new(train), Arc::new(valid));
     let decay = recipe.weight_decay;
-    let sgd = tsn_groups(0.9, decay, true, false);
+    let sgd = tsn_groups(0.9, decay, !options.fine_tune, false);
     match options.network {
         Network::Tsm18 => with(options, resnet(18, Shift::Own)?, &sgd, train, valid, folder),
         Network::Tsm50 => with(options, resnet(50, Shift::Own)?, &sgd, train, valid, folder),
@@ -425,12 +222,20 @@ where
             .with_dashboard(options.dashboard),
         seed: options.common.seed,
         start: options.start.clone(),
+        partial_norms: options.partial_norms,
     };
     let frames = if options.frames.is_empty() { &counts } else { &options.frames };
     let [_, preprocessing] = &experiment.preprocessing;
-    let evaluation = EvaluationConfig::new(frames.clone(), preprocessing.clone())
-        .with_sampling(experiment.sampling)
-        .with_batch_size(batch_size);
+    let evaluation = |preprocessing: &ClipPreprocessing| {
+        EvaluationConfig::new(frames.clone(), preprocessing.clone())
+            .with_sampling(experiment.sampling)
+            .with_batch_size(batch_size)
+    };
+    let evaluations: Vec<EvaluationConfig> = if options.crops == 1 {
+        vec![evaluation(preprocessing)]
+    } else {
+        (0..3).map(|view| evaluation(&options.view(view))).collect()
+    };
     let size = [evaluation_side(preprocessing); 2];
     println!("{:<16} {:>6} {:>8} {:>8} {:>9} {:>8}", "method", "frames", "top-1 %", "top-5 %", "GMACs", "ms");
     let mut rows: Vec<Row> = Vec::new();
@@ -464,13 +269,16 @@ where
                 |_| {},
                 show,
             )?;
-            folder.write_json(&format!("{file}-history.json"), &outcome.history.measured())?;
+            let history = format!("{file}-history.json");
+            write_once(folder, &history, |name| folder.write_json(name, &outcome.history.measured()))?;
+            tell("initial values were kept of", &outcome.kept);
+            tell("the network has no use for", &outcome.unused);
             println!("{name}: {:.0} frames a second were read in training", outcome.frames_per_second);
             save(&outcome.architecture, &outcome.network, folder, &file)?;
             (outcome.architecture, outcome.network)
         };
         let plain = leanburn::device::parse(&options.common.device)?;
-        let all = evaluate::<Dispatch, _>(&network.valid(), valid.as_ref(), &evaluation, &plain)?;
+        let all = scored(&network.valid(), valid.as_ref(), &evaluations, &plain)?;
         for scores in &all {
             add(&mut rows, row(&name, &architecture, scores, size)?);
         }
@@ -488,8 +296,35 @@ where
             add(&mut rows, row);
         }
     }
-    folder.write_csv("results.csv", &rows)?;
-    folder.write_plot("accuracy.svg", &plot(&rows))
+    write_once(folder, "results.csv", |name| folder.write_csv(name, &rows))?;
+    write_once(folder, "accuracy.svg", |name| folder.write_plot(name, &plot(&rows)))
+}
+
+/// The scores at each frame count, those of several evaluations averaged.
+fn scored<N: ClipClassifier<Dispatch>>(
+    network: &N,
+    videos: &impl VideoSource,
+    evaluations: &[EvaluationConfig],
+    device: &DispatchDevice,
+) -> Result<Vec<Scores>> {
+    let views = evaluations.iter().map(|evaluation| evaluate(network, videos, evaluation, device));
+    let mut views: Vec<Vec<Scores>> = views.collect::<Result<_>>()?;
+    if views.len() == 1 {
+        return Ok(views.remove(0));
+    }
+    let places = 0..views[0].len();
+    let members = |place: usize| views.iter().map(|view| view[place].clone()).collect::<Vec<_>>();
+    places.map(|place| Scores::ensemble(&members(place))).collect()
+}
+
+/// Tells names, the first of them.
+fn tell(what: &str, names: &[String]) {
+    const TOLD: usize = 5;
+    if !names.is_empty() {
+        let more = if names.len() > TOLD { ", ..." } else { "" };
+        let first = names[..names.len().min(TOLD)].join(", ");
+        println!("{what} {} parameters: {first}{more}", names.len());
+    }
 }
 
 /// Height and width of the clips that are evaluated.
@@ -507,17 +342,20 @@ fn save<A: VideoArchitecture>(
     folder: &RunFolder,
     file: &str,
 ) -> Result<()> {
-    folder.write_json(&format!("{file}.json"), architecture)?;
-    VideoArchitecture::save(architecture, network, folder.file(&format!("{file}.safetensors")))?;
+    let write = |file: &str, architecture: &A, network: &A::Network<Dispatch>| {
+        write_once(folder, &format!("{file}.json"), |name| folder.write_json(name, architecture))?;
+        write_once(folder, &format!("{file}.safetensors"), |name| {
+            VideoArchitecture::save(architecture, network, folder.file(name))
+        })
+    };
+    write(file, architecture, network)?;
     let counts = &architecture.branches().counts;
     if counts.len() == 1 {
         return Ok(());
     }
     for &count in counts {
         let branch = architecture.branch(count);
-        folder.write_json(&format!("{file}-{count}.json"), &branch)?;
-        let network = network.clone().into_branch(count);
-        VideoArchitecture::save(&branch, &network, folder.file(&format!("{file}-{count}.safetensors")))?;
+        write(&format!("{file}-{count}"), &branch, &network.clone().into_branch(count))?;
     }
     Ok(())
 }

@@ -257,6 +257,7 @@ fn frame_flexible(common: &Common, device: &DispatchDevice, folder: &RunFolder) 
         training: TrainingConfig::new(EPOCHS),
         seed: common.seed,
         start: None,
+        partial_norms: false,
     };
     let evaluation = EvaluationConfig::new(counts.to_vec(), whole_frames);
     let mut rows = Vec::new();

@@ -72,6 +72,7 @@ fn experiment<S: VideoSource>(
         training: TrainingConfig::new(epochs),
         seed: 0,
         start: None,
+        partial_norms: false,
     }
 }
 

@@ -202,6 +202,15 @@ impl<B: Backend> BatchNorms<B> {
             norm.frozen = frozen;
         }
     }
+
+    /// Nothing of them changes in training: neither statistics, nor scales and offsets.
+    pub(crate) fn fix(&mut self) {
+        self.freeze(true);
+        for norm in &mut self.branches {
+            norm.gamma = norm.gamma.clone().set_require_grad(false);
+            norm.beta = norm.beta.clone().set_require_grad(false);
+        }
+    }
 }
 
 /// The layer norm of each branch, or one for all.

@@ -15,7 +15,7 @@ use crate::{
     model::ClipClassifier,
     sampling::Sampling,
     transform::{Clip, ClipPreprocessing},
-    videos::VideoSource,
+    videos::{VideoSource, in_video},
 };
 
 /// Which clips of a video are scored.
@@ -194,10 +194,12 @@ impl EvaluationConfig {
                 if plan.is_none()
                     && let Some(image) = these.first()
                 {
-                    plan = Some(preprocessing.plan(image.size(), generator)?);
+                    let new = preprocessing.plan(image.size(), generator);
+                    plan = Some(new.map_err(in_video(source, index))?);
                 }
                 let Some(plan) = &plan else { continue };
-                views.extend(preprocessing.apply_plan(plan, these, label)?);
+                let applied = preprocessing.apply_plan(plan, these, label);
+                views.extend(applied.map_err(in_video(source, index))?);
             }
             clips.push(views);
         }

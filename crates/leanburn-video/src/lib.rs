@@ -270,6 +270,114 @@ mod tests {
     }
 
     #[test]
+    fn any_number_of_frames_is_served() {
+        let device = Default::default();
+        let serve = |frames: usize| {
+            let networks: [Tensor<Flex, 2>; 4] = [
+                tsm(ffn(1)).init(&mut Generator::new(1), &device).unwrap().forward(clips(frames, 2)),
+                tea(ffn(1)).init(&mut Generator::new(1), &device).unwrap().forward(clips(frames, 2)),
+                slowfast(ffn(1)).init(&mut Generator::new(1), &device).unwrap().forward(clips(frames, 2)),
+                uniformer(ffn(1)).init(&mut Generator::new(1), &device).unwrap().forward(clips(frames, 2)),
+            ];
+            for logits in networks {
+                assert_eq!(logits.dims(), [2, 5], "{frames}");
+            }
+            assert!(slowfast(ffn(1)).cost(frames, [32, 32]).macs > 0);
+        };
+        (1..=9).for_each(serve);
+    }
+
+    #[test]
+    fn other_frame_counts_are_told_from_the_files_own() {
+        let device = Default::default();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("three.safetensors");
+        let config = tsm(Branches::ffn(&[2, 4, 8]));
+        config.save(&config.init::<Flex>(&mut Generator::new(1), &device).unwrap(), &path).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        assert!(VideoArchitecture::load::<Flex>(&config, &checkpoint, &device).is_ok());
+        let other = tsm(Branches::ffn(&[4, 8, 16]));
+        let error = VideoArchitecture::load::<Flex>(&other, &checkpoint, &device).unwrap_err().to_string();
+        assert!(error.contains("[4, 8, 16]") && error.contains("[2, 4, 8]"), "{error}");
+        // Networks of the same branches start from them whole.
+        let imported = config.import::<Flex>(checkpoint.clone(), &mut Generator::new(2), &device).unwrap();
+        assert!(imported.kept.is_empty() && imported.unused.is_empty());
+        let expected = VideoArchitecture::load::<Flex>(&config, &checkpoint, &device).unwrap();
+        close(imported.network.forward(clips(2, 4)), expected.forward(clips(2, 4)));
+    }
+
+    #[test]
+    fn the_original_names_of_a_shift_are_known() {
+        let device = Default::default();
+        let config = tsm(Branches::single(4));
+        let network = config.init::<Flex>(&mut Generator::new(1), &device).unwrap();
+        let tensors =
+            leanburn_core::checkpoint::tensors(&network, |path| config.published_name(path)).unwrap();
+        let tensors =
+            tensors.into_iter().map(|(name, data)| (name.replace(".conv1.w", ".conv1.net.w"), data));
+        let checkpoint = Checkpoint::from_tensors("tsm.pth", tensors.collect::<Vec<_>>());
+        let loaded = VideoArchitecture::load::<Flex>(&config, &checkpoint, &device).unwrap();
+        close(loaded.forward(clips(4, 2)), network.forward(clips(4, 2)));
+    }
+
+    #[test]
+    fn an_image_networks_weights_are_slowfasts_slow_pathway() {
+        let device = Default::default();
+        let config = slowfast(Branches::single(8));
+        let network = config.init::<Flex>(&mut Generator::new(1), &device).unwrap();
+        let tensors =
+            leanburn_core::checkpoint::tensors(&network, |path| config.published_name(path)).unwrap();
+        // The slow pathway as ResNet names it, with kernels of images, without what comes over from the fast one.
+        let names = [(".branch2.a_bn", ".bn1"), (".branch2.b_bn", ".bn2"), (".branch2.c_bn", ".bn3")];
+        let names = names.into_iter().chain([(".branch2.a.", ".conv1."), (".branch2.b.", ".conv2.")]);
+        let names = names.chain([(".branch2.c.", ".conv3."), (".branch1_bn", ".downsample.1")]);
+        let names: Vec<_> = names.chain([(".branch1.", ".downsample.0.")]).collect();
+        let image = tensors.into_iter().filter(|(name, _)| name.contains("pathway0")).map(|(name, data)| {
+            let mut name =
+                name.replace("s1.pathway0_stem.bn", "bn1").replace("s1.pathway0_stem.conv", "conv1");
+            for stage in 2..6 {
+                name = name.replace(&format!("s{stage}.pathway0_res"), &format!("layer{}.", stage - 1));
+            }
+            for (from, to) in &names {
+                name = name.replace(from, to);
+            }
+            let data = match data.shape[..] {
+                [output, input, _, height, width] => {
+                    // Of the first convolutions of stages a part comes from the fast pathway.
+                    let input = if name.contains(".0.conv1") || name.contains("downsample") {
+                        input * 4 / 5
+                    } else {
+                        input
+                    };
+                    let count = output * input * height * width;
+                    TensorData::new(vec![0.5_f32; count], [output, input, height, width])
+                }
+                _ => data,
+            };
+            (name, data)
+        });
+        let checkpoint = Checkpoint::from_tensors("resnet50.pth", image.collect::<Vec<_>>());
+        let imported = config.import::<Flex>(checkpoint, &mut Generator::new(2), &device).unwrap();
+        let expected = ["pathway1", "_fuse", "head."];
+        assert!(imported.kept.iter().all(|name| expected.iter().any(|part| name.contains(part))));
+        assert!(imported.unused.is_empty(), "{:?}", imported.unused);
+        let a = &imported.network.stages[3].pathways[0][0].branch2.a.weight.val();
+        let [_, input, time, ..] = a.dims();
+        assert_eq!(time, 3);
+        let spread = a.clone().narrow(1, 0, input * 4 / 5).sum_dim(2);
+        assert!((spread - 0.5).abs().max().into_scalar() < 1e-6);
+        assert!(a.clone().narrow(1, input * 4 / 5, 1).abs().max().into_scalar() < 0.5);
+    }
+
+    #[test]
+    fn the_published_shift_takes_whole_clips_alone() {
+        let config = tsm(Branches::ffn(&[2, 8])).with_shift(resnet::Shift::High);
+        assert!(config.check_batch(4).is_ok());
+        assert!(config.check_batch(3).unwrap_err().to_string().contains("batch_size"));
+        assert!(tsm(Branches::ffn(&[2, 8])).check_batch(3).is_ok());
+    }
+
+    #[test]
     fn the_batch_does_not_matter_in_evaluation() {
         let device = Default::default();
         let network = uniformer(ffn(1)).init::<Flex>(&mut Generator::new(1), &device).unwrap();
@@ -329,6 +437,7 @@ mod tests {
         assert!(of(tsm(Branches::single(0))).contains("branches.counts"));
         assert!(of(tsm(ffn(1)).with_fold_div(1)).contains("fold_div"));
         assert!(of(tsm(ffn(1)).with_dropout(1.0)).contains("dropout"));
+        assert!(of(tea(ffn(1)).with_width(8)).contains("width"));
         assert!(error(FrameResNetConfig::tsm(19, 5, ffn(1)).map(drop)).contains("depth"));
         let slow = slowfast(Branches::ffn(&[4, 6])).init::<Flex>(&mut generator, &device).map(drop);
         assert!(error(slow).contains("alpha"));

@@ -28,7 +28,9 @@ impl Entry {
         let (rest, label) = line.rsplit_once(char::is_whitespace)?;
         let (path, frames) = rest.trim_end().rsplit_once(char::is_whitespace)?;
         let path = path.trim_end().to_owned();
-        Some(Self { path, frames: frames.parse().ok()?, label: label.parse().ok()? })
+        // No video has more frames than this type counts, and sums of them stay in range.
+        let frames: u32 = frames.parse().ok()?;
+        Some(Self { path, frames: frames as usize, label: label.parse().ok()? })
     }
 }
 
@@ -117,8 +119,14 @@ pub fn csv(path: impl AsRef<Path>, separator: char) -> Result<Vec<(String, usize
 
 /// What each line of a file says.
 fn parse<T>(path: &Path, expected: &str, parse_line: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let lines = text.trim_end().lines().enumerate();
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.split(|byte| *byte == b'\n').count();
+        Error::format(path, format!("line {line}"), "text in UTF-8", "other bytes")
+    })?;
+    // The mark that some editors begin a file with.
+    let lines = text.trim_start_matches('\u{feff}').trim_end().lines().enumerate();
     let parsed = lines.map(|(place, line)| {
         parse_line(line.trim())
             .ok_or_else(|| Error::format(path, format!("line {}", place + 1), expected, format!("{line:?}")))

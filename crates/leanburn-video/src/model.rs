@@ -34,7 +34,8 @@ pub trait ClipClassifier<B: Backend>: Module<B> + ModuleDisplay {
     #[must_use]
     fn with_frozen_norms(self, frozen: bool) -> Self;
 
-    /// The network with all batch norms frozen but the first (TSN's partial batch norm).
+    /// The network with all batch norms but the first as they are: their statistics, and their scales and offsets, which no
+    /// optimiser sees (TSN's partial batch norm).
     #[must_use]
     fn with_partial_norms(self) -> Self;
 
@@ -105,31 +106,53 @@ pub trait VideoArchitecture: Clone + fmt::Debug + Send + Sync + Serialize + Dese
     fn is_classifier(&self, published: &str) -> bool;
 
     /// Whether a parameter of this published name may be absent from weights that are imported.
-    fn is_new(&self, published: &str) -> bool {
+    ///
+    /// - source: the weights
+    fn is_new(&self, published: &str, source: &Checkpoint) -> bool {
+        let _ = source;
         is_alteration(published) || self.is_classifier(published)
+    }
+
+    /// A name of a file as this crate's: without what a published program alone puts into it.
+    fn file_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// Whether a training can take batches of so many videos at the branches' frame counts.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot.
+    fn check_batch(&self, videos: usize) -> Result<()> {
+        let _ = videos;
+        Ok(())
     }
 
     /// The network with a checkpoint's weights, published or saved by this crate.
     ///
     /// # Errors
     ///
-    /// When they do not fit. Weights of other frame counts' branches are told from those that are missing.
+    /// When they do not fit, or this crate saved them for other frame counts.
     fn load<B: Backend>(&self, checkpoint: &Checkpoint, device: &B::Device) -> Result<Self::Network<B>> {
+        check_counts(self.branches(), checkpoint)?;
         let network = self.init(&mut Generator::new(0), device)?;
+        let checkpoint = checkpoint.clone().renamed(|name| self.file_name(name))?;
         checkpoint.load_into(network, |path| self.published_name(path))
     }
 
-    /// Writes the network's weights as safetensors under their published names.
+    /// Writes the network's weights as safetensors under their published names, with the branches beside them.
     ///
     /// # Errors
     ///
     /// When the file exists or cannot be written.
     fn save<B: Backend>(&self, network: &Self::Network<B>, path: impl AsRef<Path>) -> Result<()> {
-        checkpoint::save(network, path, |path| self.published_name(path))
+        let branches = serde_json::to_string(self.branches()).expect("numbers and names are JSON");
+        let metadata = [(BRANCHES.to_owned(), branches)];
+        checkpoint::save_with(network, path, |path| self.published_name(path), metadata)
     }
 
-    /// The network with an ordinary network's weights: of an image network (ImageNet's), or of a video network with one
-    /// branch. Every branch gets the same norms. A first convolution for other channels gets the mean over the file's,
+    /// The network with the weights of an image network (`ImageNet`'s), of a video network with one branch, whose norms every
+    /// branch gets, or of one with the same branches. A first convolution for other channels gets the mean over the file's,
     /// weights without a time are spread over it, and a classifier of other classes is left out.
     ///
     /// - generator: what the file does not have is drawn from it
@@ -144,6 +167,7 @@ pub trait VideoArchitecture: Clone + fmt::Debug + Send + Sync + Serialize + Dese
         device: &B::Device,
     ) -> Result<Imported<Self::Network<B>>> {
         let network = self.init::<B>(generator, device)?;
+        check_counts(self.branches(), &checkpoint)?;
         let checkpoint = checkpoint.state_dict();
         let sources: BTreeMap<String, &str> =
             checkpoint.names().map(|name| (self.plain_name(name), name)).collect();
@@ -152,9 +176,10 @@ pub trait VideoArchitecture: Clone + fmt::Debug + Send + Sync + Serialize + Dese
         for (published, value) in checkpoint::tensors(&network, |path| self.published_name(path))? {
             let (plain, _) = self.branches().split(&published);
             let plain = self.plain_name(&plain);
-            let source = sources.get(&plain).copied();
+            let own = sources.get(&self.plain_name(&published));
+            let source = own.or_else(|| sources.get(&plain)).copied();
             let fitted = source
-                .map(|name| Ok::<_, Error>(fitted(checkpoint.read(name)?, &value.shape)))
+                .map(|name| Ok::<_, Error>(fitted(checkpoint.read(name)?, &value)))
                 .transpose()?
                 .flatten();
             used.extend(source);
@@ -164,7 +189,7 @@ pub trait VideoArchitecture: Clone + fmt::Debug + Send + Sync + Serialize + Dese
                     // Left with the file's shape: loading names it and the one that is expected.
                     tensors.push((published, checkpoint.read(source)?));
                 }
-                (None, _) if self.is_new(&published) => {
+                (None, _) if self.is_new(&published, &checkpoint) => {
                     kept.push(published.clone());
                     tensors.push((published, value));
                 }
@@ -179,22 +204,50 @@ pub trait VideoArchitecture: Clone + fmt::Debug + Send + Sync + Serialize + Dese
     }
 }
 
+/// The key beside saved weights that tells their branches.
+const BRANCHES: &str = "branches";
+
+/// Names of published files tell three branches apart, but not for which frame counts they are; files of this crate do.
+fn check_counts(branches: &Branches, checkpoint: &Checkpoint) -> Result<()> {
+    let saved: Option<Branches> =
+        checkpoint.metadata(BRANCHES).and_then(|text| serde_json::from_str(text).ok());
+    match saved {
+        Some(saved)
+            if saved.counts.len() > 1 && branches.counts.len() > 1 && saved.counts != branches.counts =>
+        {
+            let expected = format!("{:?}, the network's", branches.counts);
+            Err(Error::format(checkpoint.path(), "frame counts", expected, format!("{:?}", saved.counts)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A file's tensor in a parameter's shape, if it can be had.
-fn fitted(source: TensorData, shape: &[usize]) -> Option<TensorData> {
+///
+/// - initial: the parameter's value
+fn fitted(source: TensorData, initial: &TensorData) -> Option<TensorData> {
+    let shape = &initial.shape[..];
     if source.shape[..] == *shape {
         return Some(source);
     }
     let from = source.shape.clone();
-    // An image network's kernel, spread over time.
-    if let (&[output, input, height, width], &[.., time, _, _]) = (&from[..], shape)
-        && shape.len() == 5
-        && *shape == [output, input, time, height, width]
+    // An image network's kernel, spread over time. Channels behind its own, that come over from another pathway, keep
+    // their initial values.
+    if let (&[output, input, height, width], &[to_output, to_input, time, to_height, to_width]) =
+        (&from[..], shape)
+        && [output, height, width] == [to_output, to_height, to_width]
+        && input <= to_input
     {
+        let area = height * width;
         let values: Vec<f32> = source.iter::<f32>().collect();
-        let spread = values.chunks(height * width).flat_map(|kernel| {
-            std::iter::repeat_n(kernel, time).flatten().map(|value| value / time as f32).collect::<Vec<_>>()
-        });
-        return Some(TensorData::new(spread.collect::<Vec<f32>>(), shape.to_vec()));
+        let mut spread: Vec<f32> = initial.iter::<f32>().collect();
+        for (number, kernel) in values.chunks(area).enumerate() {
+            let start = (number / input * to_input + number % input) * time * area;
+            for (value, to) in kernel.iter().cycle().zip(&mut spread[start..start + time * area]) {
+                *to = value / time as f32;
+            }
+        }
+        return Some(TensorData::new(spread, shape.to_vec()));
     }
     // A first convolution for other inputs: the mean over the channels, as often as needed.
     if from.len() == 4 && shape.len() == 4 && from[0] == shape[0] && from[2..] == shape[2..] && from[1] == 3 {

@@ -19,6 +19,7 @@ use burn::{
 use leanburn_core::{
     Error, Result,
     architecture::Cost,
+    checkpoint::Checkpoint,
     nn::{ConvConfig, Initial, dropout},
     random::Generator,
 };
@@ -161,6 +162,9 @@ impl FrameResNetConfig {
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::setting("dropout", "from 0 to below 1", self.dropout));
+        }
+        if self.block == BlockKind::Tea && !tea::has_channels(self.width) {
+            return Err(Error::setting("width", "at least 10, for motion excitation of TEA", self.width));
         }
         Ok(())
     }
@@ -342,12 +346,31 @@ impl VideoArchitecture for FrameResNetConfig {
         published.starts_with(if self.has_own_classifier() { "new_fc." } else { "base_model.fc." })
     }
 
-    fn is_new(&self, published: &str) -> bool {
+    fn is_new(&self, published: &str, _source: &Checkpoint) -> bool {
         // Res2Net's weights lack what TEA adds.
         let tea = ["me", "shifts"];
         is_alteration(published)
             || self.is_classifier(published)
             || (self.block == BlockKind::Tea && published.split('.').any(|part| tea.contains(&part)))
+    }
+
+    fn file_name(&self, name: &str) -> String {
+        // The original TSM's name of a convolution behind a shift.
+        name.replace(".net.", ".")
+    }
+
+    fn check_batch(&self, videos: usize) -> Result<()> {
+        let highest = self.branches.highest();
+        let fits = |count: &&usize| (videos * **count).is_multiple_of(highest);
+        match self.branches.counts.iter().find(|count| !fits(count)) {
+            Some(count) if self.shift == Shift::High => {
+                let expected = format!(
+                    "videos whose {count} frames each make whole clips of {highest}, as the published shift takes them"
+                );
+                Err(Error::setting("batch_size", expected, videos))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -495,6 +518,7 @@ impl<B: Backend> ClipClassifier<B> for FrameResNet<B> {
 
     fn with_partial_norms(self) -> Self {
         let mut network = self.with_frozen_norms(true);
+        network.stages.iter_mut().flatten().flat_map(Block::norms_mut).for_each(BatchNorms::fix);
         if let Some(first) = &mut network.bn1 {
             first.freeze(false);
         }

@@ -10,12 +10,14 @@ use burn::{
     },
     tensor::{Int, Tensor, TensorData, activation::relu, backend::Backend},
 };
-use leanburn_core::{Error, Result, architecture::Cost, nn::dropout, random::Generator};
+use leanburn_core::{
+    Error, Result, architecture::Cost, checkpoint::Checkpoint, nn::dropout, random::Generator,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     accounting::Tally,
-    branches::{Alter, BatchNorms, Branches},
+    branches::{Alter, BatchNorms, Branches, is_alteration},
     model::{ClipClassifier, VideoArchitecture, frames_of},
     sampling::slow_frames,
     tsm::normalised,
@@ -232,7 +234,7 @@ impl VideoArchitecture for SlowFastConfig {
             tally.norms(copies, conv.output);
             size
         };
-        let frames = [frames / self.alpha, frames];
+        let frames = [frames.div_ceil(self.alpha), frames];
         let mut sizes = [size; 2];
         for pathway in 0..2 {
             let size = layer(&mut tally, &self.stem(pathway), frames[pathway], sizes[pathway]);
@@ -277,8 +279,45 @@ impl VideoArchitecture for SlowFastConfig {
         }
     }
 
+    /// An image network's weights are the slow pathway's.
+    fn plain_name(&self, published: &str) -> String {
+        let parts: Vec<&str> = published.split('.').collect();
+        let stage = |layer: &str| layer.strip_prefix("layer").and_then(|stage| stage.parse::<usize>().ok());
+        let letter = |number: &str| match number {
+            "1" => Some("a"),
+            "2" => Some("b"),
+            "3" => Some("c"),
+            _ => None,
+        };
+        let renamed = match parts[..] {
+            ["conv1", rest] => Some(format!("s1.pathway0_stem.conv.{rest}")),
+            ["bn1", rest] => Some(format!("s1.pathway0_stem.bn.{rest}")),
+            [layer, block, part, rest] => stage(layer).and_then(|stage| {
+                let layer = if let Some(number) = part.strip_prefix("conv") {
+                    letter(number)?.to_owned()
+                } else {
+                    format!("{}_bn", letter(part.strip_prefix("bn")?)?)
+                };
+                Some(format!("s{}.pathway0_res{block}.branch2.{layer}.{rest}", stage + 1))
+            }),
+            [layer, block, "downsample", part, rest] => stage(layer).map(|stage| {
+                let norm = if part == "1" { "_bn" } else { "" };
+                format!("s{}.pathway0_res{block}.branch1{norm}.{rest}", stage + 1)
+            }),
+            _ => None,
+        };
+        renamed.unwrap_or_else(|| published.to_owned())
+    }
+
     fn is_classifier(&self, published: &str) -> bool {
         published.starts_with("head.")
+    }
+
+    fn is_new(&self, published: &str, source: &Checkpoint) -> bool {
+        // An image network has neither a fast pathway nor what goes over from it.
+        let image = source.names().any(|name| name.ends_with("layer1.0.conv1.weight"));
+        let fast = published.contains("pathway1") || published.contains("_fuse.");
+        is_alteration(published) || self.is_classifier(published) || (image && fast)
     }
 }
 
@@ -463,7 +502,8 @@ impl<B: Backend> SlowFast<B> {
                 .map(|frame| frame.saturating_sub(before).min(frames - 1))
                 .collect();
         }
-        slow_frames(frames, (frames / self.alpha).max(1))
+        // Of a count that alpha does not divide, as many as go over from the fast pathway.
+        slow_frames(frames, frames.div_ceil(self.alpha))
     }
 
     /// What the stems make of clips.
@@ -560,6 +600,7 @@ impl<B: Backend> ClipClassifier<B> for SlowFast<B> {
 
     fn with_partial_norms(self) -> Self {
         let mut network = self.with_frozen_norms(true);
+        network.norms_mut().skip(1).for_each(BatchNorms::fix);
         if let Some(first) = network.norms_mut().next() {
             first.freeze(false);
         }

@@ -287,6 +287,11 @@ pub(crate) fn norm_channels(shape: &BlockShape, first: bool) -> usize {
     all + all / REDUCTION + all + (SCALE - 1) * width + shape.output() + projection
 }
 
+/// Whether motion excitation has a channel in a network of this width.
+pub(crate) fn has_channels(width: usize) -> bool {
+    SCALE * part_width(width) >= REDUCTION
+}
+
 /// Channels of a part.
 fn part_width(planes: usize) -> usize {
     planes * BASE_WIDTH / 64

@@ -39,7 +39,7 @@ use crate::{
     model::ClipClassifier,
     sampling::Sampling,
     transform::{Clip, ClipPreprocessing},
-    videos::VideoSource,
+    videos::{VideoSource, in_video},
 };
 
 /// Videos as a training sees them: sampled, decoded, changed at random and normalised by the loader's workers, at one or
@@ -138,7 +138,8 @@ impl<S: VideoSource> Clips<S> {
         let indices = modality.frames(&segments, frames);
         self.decoded.fetch_add(indices.len(), Ordering::Relaxed);
         let images = self.source.read(index, &indices)?;
-        let all = self.preprocessing.apply(&images, self.source.label(index), generator)?.swap_remove(0);
+        let all = self.preprocessing.apply(&images, self.source.label(index), generator);
+        let all = all.map_err(in_video(&self.source, index))?.swap_remove(0);
         let frame = all.channels * all.size[0] * all.size[1];
         let clips = places.into_iter().zip(&self.counts).map(|(first, &count)| Clip {
             frames: count,
@@ -154,6 +155,15 @@ impl<S: VideoSource> Dataset for Clips<S> {
 
     fn len(&self) -> usize {
         self.source.len()
+    }
+
+    fn description(&self) -> serde_json::Value {
+        serde_json::json!({
+            "counts": self.counts,
+            "sampling": self.sampling,
+            "preprocessing": self.preprocessing,
+            "copies": self.copies,
+        })
     }
 
     fn get(&self, index: usize, generator: &mut Generator) -> Result<Vec<ClipSample>> {
@@ -666,5 +676,33 @@ mod tests {
             changed.collect::<Vec<_>>(),
             ["base_model.bn1.running_mean", "base_model.bn1.running_var"]
         );
+        // Scales and offsets neither: no optimiser sees them.
+        let gradients =
+            network.forward(Generator::new(2).normal([2, 2, 3, 32, 32], &device)).sum().backward();
+        let gradients = GradientsParams::from_grads(gradients, &network);
+        let learned = leanburn_core::train::parameter_paths::<Autodiff<Flex>, _>(&network);
+        let norms = learned.into_iter().filter(|(path, _)| is_norm(path));
+        let learned = norms.filter(|(_, id)| gradients.get::<Flex, 1>(*id).is_some());
+        let learned: Vec<String> = learned.map(|(path, _)| path).collect();
+        assert_eq!(learned, ["bn1.branches.0.gamma", "bn1.branches.0.beta"]);
+    }
+
+    #[test]
+    fn a_run_goes_on_with_the_clips_that_it_began_with() {
+        let order = |counts: &[usize]| {
+            let clips = Clips::train(videos(4), counts, preprocessing()).unwrap();
+            clip_loader::<Flex, _>(clips, 2, None, &Default::default()).unwrap().order()
+        };
+        assert_eq!(order(&[2, 4]), order(&[2, 4]));
+        assert_ne!(order(&[2, 4]), order(&[2, 8]));
+    }
+
+    #[test]
+    fn frames_of_other_sizes_name_their_video() {
+        let frame = |side: usize| Image::new([side, side], 3, vec![0; side * side * 3]).unwrap();
+        let source = MemoryVideos::new([(vec![frame(16), frame(12)], 0)], vec!["a".to_owned()]).unwrap();
+        let clips = Clips::train(Arc::new(source), &[2], preprocessing()).unwrap();
+        let error = clips.get(0, &mut Generator::new(1)).unwrap_err().to_string();
+        assert!(error.contains("video 0"), "{error}");
     }
 }

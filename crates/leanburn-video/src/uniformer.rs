@@ -579,6 +579,7 @@ impl<B: Backend> ClipClassifier<B> for UniFormer<B> {
 
     fn with_partial_norms(self) -> Self {
         let mut network = self.with_frozen_norms(true);
+        network.norms_mut().skip(1).for_each(BatchNorms::fix);
         if let Some(first) = network.norms_mut().next() {
             first.freeze(false);
         }

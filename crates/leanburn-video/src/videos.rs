@@ -13,6 +13,7 @@ use std::{
 
 use leanburn_core::{Error, Result};
 use leanburn_vision::image::Image;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::lists::{self, Entry};
@@ -99,6 +100,11 @@ pub trait VideoSource: Send + Sync + 'static {
     /// The classes' names, in the order of their numbers.
     fn classes(&self) -> &[String];
 
+    /// What video `index` is called in errors.
+    fn name(&self, index: usize) -> String {
+        format!("video {index}")
+    }
+
     /// Frames of video `index`, by number from 1. Frames that are asked for several times are decoded once.
     ///
     /// # Errors
@@ -126,6 +132,10 @@ impl<S: VideoSource + ?Sized> VideoSource for Arc<S> {
 
     fn classes(&self) -> &[String] {
         (**self).classes()
+    }
+
+    fn name(&self, index: usize) -> String {
+        (**self).name(index)
     }
 
     fn read(&self, index: usize, frames: &[usize]) -> Result<Vec<Arc<Image>>> {
@@ -208,6 +218,28 @@ impl Videos {
         self
     }
 
+    /// Whether each video's last frame is there, which tells a wrong list, or frames that were not made, before a training
+    /// comes to them. Nothing is decoded.
+    ///
+    /// # Errors
+    ///
+    /// When one is not; the first such video is named.
+    pub fn check_frames(&self) -> Result<()> {
+        self.entries.par_iter().try_for_each(|entry| {
+            let path = self.folder.join(&entry.path).join(self.template.file(entry.frames));
+            if path.is_file() {
+                return Ok(());
+            }
+            let location = format!("frame {} of video `{}`", entry.frames, entry.path);
+            Err(Error::format(
+                path,
+                location,
+                "the last frame of the list's count",
+                "no file: the frame is missing",
+            ))
+        })
+    }
+
     /// How many frames were [replaced](Self::lenient) so far, each time that they were read.
     pub fn replaced(&self) -> usize {
         self.replaced.load(Ordering::Relaxed)
@@ -273,9 +305,24 @@ impl Videos {
     }
 }
 
+/// An error of a video's frames with the video's name.
+pub(crate) fn in_video(source: &impl VideoSource, index: usize) -> impl FnOnce(Error) -> Error {
+    let name = source.name(index);
+    move |error| match error {
+        Error::Data { location, expected, found } => {
+            Error::Data { location: format!("{name}: {location}"), expected, found }
+        }
+        other => other,
+    }
+}
+
 impl VideoSource for Videos {
     fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("video `{}`", self.entries[index].path)
     }
 
     fn frames(&self, index: usize) -> usize {
@@ -442,7 +489,15 @@ impl Layout {
         };
         let list = root.join(if train { &self.train_list } else { &self.valid_list });
         let videos = Videos::open(root.join(&self.frames), list, self.template.clone(), classes)?;
-        Ok(if train { videos.without_short(LEAST) } else { videos })
+        if !train {
+            return Ok(videos);
+        }
+        let videos = videos.without_short(LEAST);
+        if videos.is_empty() {
+            let expected = format!("a video of {LEAST} frames or more");
+            return Err(Error::format(root.join(&self.train_list), "list", expected, "shorter ones alone"));
+        }
+        Ok(videos)
     }
 }
 

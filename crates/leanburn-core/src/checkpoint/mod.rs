@@ -14,6 +14,7 @@ mod pytorch;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    io::Read,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     rc::Rc,
@@ -51,8 +52,10 @@ const STATE_DICTS: [&str; 4] = ["state_dict.", "model_state.", "model_state_dict
 const COUNTER: &str = "num_batches_tracked";
 
 /// The tensors of a checkpoint, read when they are used.
+#[derive(Clone)]
 pub struct Checkpoint {
     path: PathBuf,
+    metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, TensorSnapshot>,
     keep_types: bool,
 }
@@ -71,7 +74,9 @@ impl Checkpoint {
             "json" => open_shards(&file)?,
             _ => open_file(&file)?,
         };
-        Ok(Self { path: file, tensors, keep_types: false })
+        let metadata =
+            if extension(&file) == "safetensors" { read_metadata(&file)? } else { BTreeMap::new() };
+        Ok(Self { path: file, metadata, tensors, keep_types: false })
     }
 
     /// Tensors in memory.
@@ -85,7 +90,7 @@ impl Checkpoint {
             let parts = name.split('.').map(str::to_owned).collect();
             (name, TensorSnapshot::from_data(data, parts, vec![], Default::default()))
         });
-        Self { path: path.into(), tensors: tensors.collect(), keep_types: false }
+        Self { path: path.into(), metadata: BTreeMap::new(), tensors: tensors.collect(), keep_types: false }
     }
 
     /// Where the tensors come from.
@@ -96,6 +101,11 @@ impl Checkpoint {
     /// The tensors' names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// What a safetensors file says beside its tensors, such as that of [`save_with`].
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     /// A tensor's shape.
@@ -295,11 +305,71 @@ pub fn save<B: Backend, M: Module<B>>(
     path: impl AsRef<Path>,
     names: impl Fn(&str) -> String,
 ) -> Result<()> {
+    save_with(module, path, names, [])
+}
+
+/// Writes a module's parameters as [`save`] does, with something beside them that [`Checkpoint::metadata`] reads.
+///
+/// - metadata: texts by their keys
+///
+/// # Errors
+///
+/// As [`save`].
+pub fn save_with<B: Backend, M: Module<B>>(
+    module: &M,
+    path: impl AsRef<Path>,
+    names: impl Fn(&str) -> String,
+    metadata: impl IntoIterator<Item = (String, String)>,
+) -> Result<()> {
     let tensors = parameters(module, names)
         .into_iter()
         .map(|parameter| Ok((parameter.published, Stored::new(&parameter.snapshot)?)))
         .collect::<Result<Vec<_>>>()?;
-    write(tensors, path.as_ref())
+    write(tensors, path.as_ref(), metadata)
+}
+
+/// Writes a module's parameters into a folder as Hugging Face does: `model.safetensors`, or shards with their index.
+///
+/// - names: as in [`Checkpoint::load_into`]
+/// - dtype: what they are cast to; their own type when absent
+/// - `shard_bytes`: what a file holds at most, but for a tensor that is larger
+///
+/// # Errors
+///
+/// As [`save`].
+pub fn save_shards<B: Backend, M: Module<B>>(
+    module: &M,
+    folder: impl AsRef<Path>,
+    names: impl Fn(&str) -> String,
+    dtype: Option<DType>,
+    shard_bytes: usize,
+) -> Result<()> {
+    let folder = folder.as_ref();
+    let mut shards: Vec<Vec<(String, Stored)>> = Vec::new();
+    let (mut size, mut total) = (usize::MAX, 0_usize);
+    for parameter in parameters(module, names) {
+        let dtype = dtype.unwrap_or(parameter.snapshot.dtype);
+        let stored = Stored::new(&renamed(&parameter.snapshot, &parameter.path, dtype))?;
+        total += stored.length;
+        size = size.saturating_add(stored.length);
+        if size > shard_bytes {
+            shards.push(Vec::new());
+            size = stored.length;
+        }
+        shards.last_mut().expect("the first tensor made one").push((parameter.published, stored));
+    }
+    if shards.len() == 1 {
+        return write(shards.remove(0), &folder.join("model.safetensors"), []);
+    }
+    let count = shards.len();
+    let mut weight_map = BTreeMap::new();
+    for (shard, tensors) in shards.into_iter().enumerate() {
+        let file = format!("model-{:05}-of-{count:05}.safetensors", shard + 1);
+        weight_map.extend(tensors.iter().map(|(name, _)| (name.clone(), file.clone())));
+        write(tensors, &folder.join(file), [])?;
+    }
+    let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    report::write_json(folder.join("model.safetensors.index.json"), &index)
 }
 
 /// Writes named tensors as safetensors.
@@ -314,12 +384,17 @@ pub fn save_tensors(
     let path = path.as_ref();
     let tensors = Checkpoint::from_tensors(path, tensors).tensors;
     let stored = tensors.into_iter().map(|(name, tensor)| Ok((name, Stored::new(&tensor)?)));
-    write(stored.collect::<Result<Vec<_>>>()?, path)
+    write(stored.collect::<Result<Vec<_>>>()?, path, [])
 }
 
-fn write(tensors: Vec<(String, Stored)>, path: &Path) -> Result<()> {
+fn write(
+    tensors: Vec<(String, Stored)>,
+    path: &Path,
+    metadata: impl IntoIterator<Item = (String, String)>,
+) -> Result<()> {
     report::write_new(path, |temporary| {
-        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        let format = ("format".to_owned(), "pt".to_owned());
+        let metadata = metadata.into_iter().chain([format]).collect();
         safetensors::serialize_to_file(tensors, Some(metadata), temporary).map_err(|error| match error {
             safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), source },
             other => Error::format(path, "header", "tensors that safetensors can hold", other),
@@ -417,6 +492,23 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, TensorSnapshot>> {
             format!("`{other}`"),
         )),
     }
+}
+
+/// What stands beside the tensors in the header of a safetensors file, which was opened before.
+fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Header {
+        #[serde(default, rename = "__metadata__")]
+        metadata: BTreeMap<String, String>,
+    }
+    let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(Error::io(path))?;
+    let mut header = Vec::new();
+    file.take(u64::from_le_bytes(length)).read_to_end(&mut header).map_err(Error::io(path))?;
+    let header: Header = serde_json::from_slice(&header)
+        .map_err(|error| Error::format(path, "header", "that of a safetensors file", error))?;
+    Ok(header.metadata)
 }
 
 /// All tensors of the shards that an index lists.
@@ -677,6 +769,26 @@ mod tests {
     }
 
     #[test]
+    fn shards_are_written_and_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        save_shards(&model(2), &folder, published, None, 30).unwrap();
+        let files = std::fs::read_dir(&folder).unwrap();
+        let mut files: Vec<String> =
+            files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        let shard = |number| format!("model-0000{number}-of-00003.safetensors");
+        assert_eq!(files, [shard(1), shard(2), shard(3), "model.safetensors.index.json".to_owned()]);
+        let loaded = load(folder.path()).unwrap();
+        assert_eq!(tensors(&loaded, published).unwrap(), tensors(&model(2), published).unwrap());
+        assert!(matches!(save_shards(&model(2), &folder, published, None, 30), Err(Error::Exists { .. })));
+
+        let folder = tempfile::tempdir().unwrap();
+        save_shards(&model(2), &folder, published, Some(DType::BF16), 1 << 30).unwrap();
+        let checkpoint = Checkpoint::open(folder.path().join("model.safetensors")).unwrap();
+        assert_eq!(checkpoint.read("fc.weight").unwrap().dtype, DType::BF16);
+    }
+
+    #[test]
     fn half_precision_is_cast() {
         let folder = tempfile::tempdir().unwrap();
         for dtype in [DType::F16, DType::BF16, DType::F64] {
@@ -729,6 +841,18 @@ mod tests {
         assert_eq!(names(&["fc.bias", "fc.weight"]), ["fc.bias", "fc.weight"]);
         assert_eq!(names(&["model.fc.bias", "state_dict.module.fc.bias"]), ["fc.bias"]);
         assert_eq!(names(&["features.module.0.bias"]), ["features.0.bias"]);
+    }
+
+    #[test]
+    fn what_stands_beside_the_tensors_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let metadata = [("branches".to_owned(), "4, 8".to_owned())];
+        save_with(&model(2), &path, published, metadata).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        assert_eq!(checkpoint.metadata("branches"), Some("4, 8"));
+        assert_eq!((checkpoint.metadata("format"), checkpoint.metadata("else")), (Some("pt"), None));
+        assert!(checkpoint.load_into(model(1), published).is_ok());
     }
 
     #[test]

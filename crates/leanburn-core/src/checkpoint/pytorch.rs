@@ -145,6 +145,16 @@ fn check(path: &Path) -> Result<()> {
         return check_zip(path, &mut archive, length);
     }
     file.rewind().map_err(Error::io(path))?;
+    let mut start = [0; 2];
+    if file.read(&mut start).map_err(Error::io(path))? == 2 && &start == b"PK" {
+        return Err(Error::format(
+            path,
+            "archive",
+            "a whole one, of torch.save",
+            "its beginning alone: it was cut off",
+        ));
+    }
+    file.rewind().map_err(Error::io(path))?;
     check_legacy(path, &mut file, length)
 }
 

@@ -61,17 +61,16 @@ pub struct BatchNorm<B: Backend> {
 impl<B: Backend> BatchNorm<B> {
     /// Normalises by the batch's statistics, and updates the running ones, where the device records gradients and the
     /// layer is not [frozen](Self::frozen); by the running statistics elsewhere. That is Burn's convention for
-    /// training and inference.
+    /// training and inference. A single value a channel has no variance: it is normalised as in inference.
     ///
     /// - input: `[batch, channels, ...]`
     /// - output: `[batch, channels, ...]`
     ///
     /// # Panics
     ///
-    /// When the input has fewer than two dimensions, or in training a single value a channel, whose variance is
-    /// not defined.
+    /// When the input has fewer than two dimensions.
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
-        if self.trains(&input.device()) {
+        if self.trains(&input) {
             return self.forward_train(input, None);
         }
         let (scale, shift) = self.scale_and_shift();
@@ -79,8 +78,8 @@ impl<B: Backend> BatchNorm<B> {
         (maps.flat(input.clone()) * maps.repeated(scale) + maps.repeated(shift)).reshape(input.dims())
     }
 
-    fn trains(&self, device: &B::Device) -> bool {
-        B::ad_enabled(device) && !self.frozen
+    fn trains<const D: usize>(&self, input: &Tensor<B, D>) -> bool {
+        B::ad_enabled(&input.device()) && !self.frozen && input.shape().num_elements() > input.dims()[1]
     }
 
     /// The layer `linear` followed by this one, as [`forward`](Self::forward) of its output.
@@ -96,7 +95,7 @@ impl<B: Backend> BatchNorm<B> {
     /// As [`forward`](Self::forward).
     pub fn forward_linear(&self, linear: &Linear<B>, input: Tensor<B, 2>) -> Tensor<B, 2> {
         match &linear.bias {
-            Some(bias) if self.trains(&input.device()) => {
+            Some(bias) if self.trains(&input) => {
                 self.forward_train(input.matmul(linear.weight.val()), Some(bias.val()))
             }
             _ => self.forward(linear.forward(input)),
@@ -112,7 +111,6 @@ impl<B: Backend> BatchNorm<B> {
         let dims = input.dims();
         let maps = Maps::new(&input);
         let count = maps.samples * maps.positions;
-        assert!(count > 1, "batch norm needs more than one value a channel in training");
 
         let input = maps.flat(input);
         let mean = maps.mean(input.clone());

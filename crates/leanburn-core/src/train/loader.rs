@@ -32,6 +32,11 @@ pub trait Dataset: Send + Sync + 'static {
         self.len() == 0
     }
 
+    /// What beside their number tells these samples from others: a run goes on with those alone that it began with.
+    fn description(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
     /// Sample `index`, in `0..len`.
     ///
     /// - generator: for augmentation; it depends on the loader's seed, the epoch and `index` alone
@@ -47,6 +52,10 @@ impl<D: Dataset> Dataset for Arc<D> {
 
     fn len(&self) -> usize {
         (**self).len()
+    }
+
+    fn description(&self) -> serde_json::Value {
+        (**self).description()
     }
 
     fn get(&self, index: usize, generator: &mut Generator) -> Result<D::Item> {
@@ -70,6 +79,9 @@ pub(super) struct Order {
     batch_size: usize,
     seed: Option<u64>,
     drop_last: bool,
+    /// As [`Dataset::description`].
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    data: serde_json::Value,
 }
 
 /// Epochs of batches.
@@ -121,7 +133,8 @@ impl<D: Dataset, T> Loader<D, T> {
         if batch_size == 0 {
             return Err(Error::setting("batch_size", "at least 1", 0));
         }
-        let order = Order { samples, batch_size, seed: None, drop_last: false };
+        let data = dataset.description();
+        let order = Order { samples, batch_size, seed: None, drop_last: false, data };
         let workers = thread::available_parallelism().map_or(1, usize::from);
         Ok(Self { dataset: Arc::new(dataset), collate: Arc::new(collate), order, workers })
     }

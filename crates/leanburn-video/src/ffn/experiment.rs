@@ -22,7 +22,7 @@ use super::{Alignment, FrameFlexible, Frequencies, Labelled};
 use crate::{
     branches::Branches,
     mixing::Mixing,
-    model::VideoArchitecture,
+    model::{ClipClassifier, Imported, VideoArchitecture},
     sampling::Sampling,
     schedule::EpochSchedule,
     train::{Clips, clip_loader, with_clip_metrics},
@@ -91,11 +91,14 @@ pub struct Experiment<A, S> {
     pub alignment: Alignment,
     /// How batches are mixed, if they are.
     pub mixing: Option<Mixing>,
+    /// Whether all batch norms but the first stay as they are, TSN's partial batch norm.
+    pub partial_norms: bool,
     /// Clipping, accumulation, checkpoints; its epochs are the schedule's.
     pub training: TrainingConfig,
     /// Of initial weights, the order of videos, and what is drawn.
     pub seed: u64,
-    /// The weights to start from, of an image network or of any network of this architecture; random ones when absent.
+    /// The weights to start from, of an image network, of a plain video network, or of one with the same branches; random
+    /// ones when absent.
     pub start: Option<PathBuf>,
 }
 
@@ -112,6 +115,10 @@ pub struct Outcome<A, N> {
     pub steps: usize,
     /// Whether somebody interrupted it: running it again goes on.
     pub interrupted: bool,
+    /// Names of parameters that the weights to start from did not have.
+    pub kept: Vec<String>,
+    /// Names in them that the network has no use for.
+    pub unused: Vec<String>,
     /// How many frames a second were read for training, which is at most what the training used.
     pub frames_per_second: f64,
 }
@@ -163,7 +170,9 @@ impl<A: VideoArchitecture, S: VideoSource> Experiment<A, S> {
     {
         let architecture = self.architecture.clone().with_branches(method.branches(&self.counts));
         let counts = &architecture.branches().counts;
-        let model = self.trainee(method, &architecture, device)?;
+        architecture.check_batch(self.batch_size.min(self.train.len()) * self.copies)?;
+        let Imported { network, kept, unused } = self.initial::<B>(&architecture, device)?;
+        let model = self.trainee(method, network)?;
         let [train, valid] = &self.preprocessing;
         let train = Clips::train(self.train.clone(), counts, train.clone())?
             .with_sampling(self.sampling)
@@ -189,21 +198,31 @@ impl<A: VideoArchitecture, S: VideoSource> Experiment<A, S> {
             history: trained.history,
             steps: trained.steps,
             interrupted: trained.interrupted,
+            kept,
+            unused,
             frames_per_second,
         })
     }
 
-    fn trainee<B: AutodiffBackend>(
+    /// The network as training starts with it.
+    fn initial<B: AutodiffBackend>(
         &self,
-        method: &Method,
         architecture: &A,
         device: &B::Device,
-    ) -> Result<Trainee<A, B>> {
+    ) -> Result<Imported<A::Network<B>>> {
         let mut generator = Generator::stream(self.seed, streams::INITIAL_WEIGHTS);
-        let network = match &self.start {
-            Some(path) => architecture.import(Checkpoint::open(path)?, &mut generator, device)?.network,
-            None => architecture.init(&mut generator, device)?,
+        let initial = if let Some(path) = &self.start {
+            architecture.import(Checkpoint::open(path)?, &mut generator, device)?
+        } else {
+            let network = architecture.init(&mut generator, device)?;
+            Imported { network, kept: Vec::new(), unused: Vec::new() }
         };
+        let partial = self.partial_norms;
+        let network = if partial { initial.network.with_partial_norms() } else { initial.network };
+        Ok(Imported { network, ..initial })
+    }
+
+    fn trainee<B: AutodiffBackend>(&self, method: &Method, network: A::Network<B>) -> Result<Trainee<A, B>> {
         let alignment = match method {
             Method::Sharing => self.alignment.clone().with_weight(0.0).with_labelled(Labelled::All),
             _ => self.alignment.clone(),
