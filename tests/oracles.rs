@@ -8,7 +8,11 @@ use std::{
 };
 
 use leanburn::core::{Error, Result, report::entries};
-use leanburn_tests::{case::Case, comparison, data, device, device_name, path_from_env, runners};
+use leanburn_tests::{
+    case::Case,
+    comparison::{self, Deviation},
+    data, device, device_name, path_from_env, runners,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// By what tolerances are multiplied on devices that reorder sums as they like.
@@ -62,7 +66,7 @@ fn check(name: &str, path: &Path) -> std::result::Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let slack = if matches!(device_name().as_str(), "flex" | "ndarray") { 1.0 } else { GPU_SLACK };
     // A runner's panic fails its case alone, and in the same words.
-    let worst = std::panic::catch_unwind(|| {
+    let compared = std::panic::catch_unwind(|| {
         let case = Case::open(path)?;
         if case.dataset().is_some_and(|dataset| data(dataset).is_none()) {
             return Ok(None);
@@ -70,12 +74,22 @@ fn check(name: &str, path: &Path) -> std::result::Result<(), Failed> {
         let outputs = runners::run(&case, &device()?)?;
         comparison::compare(&case, &outputs, slack).map(Some)
     });
-    let line = match worst {
+    let line = match compared {
         Ok(Ok(None)) => format!("oracle {name} skipped: set LEANBURN_DATA to a folder with its data set"),
-        Ok(Ok(Some(worst))) if worst.deviation <= 1.0 => {
-            format!("oracle {name} ok worst={:.2}", worst.deviation)
+        Ok(Ok(Some(compared))) => {
+            let failed: Vec<_> = compared.iter().filter(|tensor| tensor.deviation > 1.0).collect();
+            // In the order in which a network computes them: the first says where to look.
+            for Deviation { deviation, tensor } in &failed {
+                println!("    {tensor} {deviation:.2}");
+            }
+            let worst = compared.iter().max_by(|a, b| a.deviation.total_cmp(&b.deviation));
+            let Deviation { deviation, tensor } = worst.expect("a case expects at least one tensor");
+            if failed.is_empty() {
+                format!("oracle {name} ok worst={deviation:.2}")
+            } else {
+                format!("oracle {name} FAIL worst={deviation:.2} at {tensor}")
+            }
         }
-        Ok(Ok(Some(worst))) => format!("oracle {name} FAIL worst={:.2} at {}", worst.deviation, worst.tensor),
         Ok(Err(error)) => format!("oracle {name} FAIL worst=inf at {error}"),
         Err(_) => format!("oracle {name} FAIL worst=inf at a panic, see above"),
     };

@@ -28,7 +28,7 @@ use leanburn::{
 };
 use leanburn_datasets::{Hue, MovingDigits};
 use leanburn_examples::{Bar, moving_digits};
-use options::{Data, Network, Options, setting};
+use options::{Data, Network, Options};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -116,9 +116,7 @@ fn run(options: &Options) -> Result<()> {
         let valid = digits(options.videos / 2, seed + 1, 1200..1797)?;
         on_videos(options, Arc::new(train), Arc::new(valid), &folder)?;
     } else {
-        let layout = options.layout()?;
-        let root =
-            options.root.as_deref().ok_or_else(|| setting("root", "the folder of the data set", "none"))?;
+        let (layout, root) = (options.layout()?, options.root()?);
         let open = |train| -> Result<Videos> {
             let videos = layout.open(root, train)?;
             if options.lenient {

@@ -1,10 +1,10 @@
 //! The command line, and what comes of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 use leanburn::{
-    core::checkpoint::Checkpoint,
+    core::{at_least_one, checkpoint::Checkpoint},
     prelude::*,
     video::{
         Branches,
@@ -168,10 +168,6 @@ pub(crate) enum Network {
     UniFormer,
 }
 
-pub(crate) fn setting(field: &str, expected: &str, found: &str) -> Error {
-    Error::Setting { field: field.to_owned(), expected: expected.to_owned(), found: found.to_owned() }
-}
-
 impl Options {
     /// How the network is trained.
     pub(crate) fn recipe(&self) -> Recipe {
@@ -210,11 +206,11 @@ impl Options {
         self.methods()?;
         for (place, name) in self.method.iter().enumerate() {
             if self.method[..place].contains(name) {
-                return Err(setting("method", "each method once", name));
+                return Err(Error::setting("method", "each method once", name));
             }
         }
         Branches { counts: self.recipe().counts, ..Branches::single(1) }.check()?;
-        for (field, number) in [
+        at_least_one([
             ("epochs", self.epochs),
             ("batch_size", self.batch_size),
             ("accumulation", self.accumulation),
@@ -222,13 +218,9 @@ impl Options {
             ("frames", self.frames.iter().copied().min().unwrap_or(1)),
             ("width", self.width.unwrap_or(1)),
             ("blocks", self.blocks.iter().copied().min().unwrap_or(1)),
-        ] {
-            if number == 0 {
-                return Err(setting(field, "at least 1", "0"));
-            }
-        }
+        ])?;
         let number = |field: &str, valid: bool, expected: &str, found: f64| {
-            if valid { Ok(()) } else { Err(setting(field, expected, &found.to_string())) }
+            if valid { Ok(()) } else { Err(Error::setting(field, expected, found)) }
         };
         let (rate, decay) = (self.learning_rate, self.weight_decay);
         number("learning_rate", rate.is_finite() && rate > 0.0, "a positive number", rate)?;
@@ -237,22 +229,22 @@ impl Options {
         let norm = self.clip_norm.unwrap_or(1.0);
         number("clip_norm", norm.is_finite() && norm > 0.0, "a positive number", norm)?;
         if !self.milestones.is_sorted_by(|a, b| a < b) {
-            return Err(setting("milestones", "ascending epochs", &format!("{:?}", self.milestones)));
+            return Err(Error::setting("milestones", "ascending epochs", format!("{:?}", self.milestones)));
         }
         let pathways = matches!(self.network, Network::SlowFast | Network::UniFormer);
         if !self.blocks.is_empty() && pathways {
-            return Err(setting("blocks", "a residual network (tsn, tsm, tea)", "another"));
+            return Err(Error::setting("blocks", "a residual network (tsn, tsm, tea)", "another"));
         }
         if !(self.crops == 1 || self.crops == 3 && pathways && self.data != Data::MovingDigits) {
             let expected = "1, or 3 with SlowFast and UniFormer on files";
-            return Err(setting("crops", expected, &self.crops.to_string()));
+            return Err(Error::setting("crops", expected, self.crops));
         }
         if self.data == Data::MovingDigits {
             if self.layout.is_some() {
-                return Err(setting("layout", "a data set in files", "moving-digits"));
+                return Err(Error::setting("layout", "a data set in files", "moving-digits"));
             }
-        } else if self.root.is_none() {
-            return Err(setting("root", "the folder of the data set", "none"));
+        } else {
+            self.root()?;
         }
         for path in [&self.start, &self.checkpoint].into_iter().flatten() {
             Checkpoint::open(path)?;
@@ -271,10 +263,15 @@ impl Options {
             "proportional" => Ok(Method::Proportional),
             count => count.parse().map(Method::Single).map_err(|_| {
                 let expected = "ffn, distillation, norms, sharing, mixed, proportional or a frame count";
-                setting("method", expected, count)
+                Error::setting("method", expected, count)
             }),
         };
         self.method.iter().map(method).collect()
+    }
+
+    /// The folder of the data set.
+    pub(crate) fn root(&self) -> Result<&Path> {
+        self.root.as_deref().ok_or_else(|| Error::setting("root", "the folder of the data set", "none"))
     }
 
     pub(crate) fn layout(&self) -> Result<Layout> {
@@ -289,7 +286,7 @@ impl Options {
             Data::MiniKinetics => Published::MiniKinetics,
             Data::Hmdb51 => Published::Hmdb51 { split: 1 },
             Data::Ucf101 => Published::Ucf101,
-            Data::MovingDigits => return Err(setting("data", "one in files", "moving-digits")),
+            Data::MovingDigits => return Err(Error::setting("data", "one in files", "moving-digits")),
         };
         Ok(published.layout())
     }

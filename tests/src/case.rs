@@ -61,6 +61,28 @@ pub struct Expected {
     pub atol: f64,
     /// Which part of it is stored; all of it when absent.
     pub take: Option<String>,
+    /// How it is compared, when not value by value.
+    pub compare: Option<Comparison>,
+    /// How many members may be in one of two index sets alone.
+    #[serde(default)]
+    pub max_differing: usize,
+    /// The dimension of the positions, when some of them are compared.
+    #[serde(default = "second")]
+    pub time_axis: usize,
+}
+
+/// A comparison that is not value by value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Comparison {
+    /// At the positions of each sequence that are no padding.
+    ValidPositions,
+    /// As sets of indices.
+    IndexSet,
+}
+
+fn second() -> usize {
+    1
 }
 
 /// A case that a runner computes.
@@ -123,6 +145,26 @@ impl Case {
         serde_json::from_str(&self.text)
             .map(|settings: Settings<T>| settings.config)
             .map_err(|error| self.error("config", "the settings of its kind", &error.to_string()))
+    }
+
+    /// Whether a position of a sequence is no padding.
+    ///
+    /// # Errors
+    ///
+    /// When the settings do not say.
+    pub fn valid_positions(&self) -> Result<impl Fn(usize, usize) -> bool + use<>> {
+        #[derive(Deserialize)]
+        struct Settings {
+            lengths: Vec<usize>,
+            padding_side: String,
+        }
+        let Settings { lengths, padding_side } = self.config()?;
+        match padding_side.as_str() {
+            "right" => {
+                Ok(move |row: usize, position| lengths.get(row).is_some_and(|length| position < *length))
+            }
+            other => Err(self.error("config, padding_side", "`right`", &format!("`{other}`"))),
+        }
     }
 
     /// The values of input `name`.
@@ -197,6 +239,25 @@ impl Case {
         let file = folder.path().join("parameters.safetensors");
         checkpoint::save_tensors(self.parameters()?.into_iter().chain(others), &file)?;
         Checkpoint::open(&file)?.load_into(module, names)
+    }
+
+    /// What is made of a folder with the case's parameters in `model.safetensors`.
+    ///
+    /// - json: the contents of its `config.json`
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written, or what is made of it fails.
+    pub fn with_folder<T>(
+        &self,
+        json: &serde_json::Value,
+        make: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<T> {
+        let folder = tempfile::tempdir().map_err(Error::io("temporary folder"))?;
+        let file = folder.path().join("config.json");
+        std::fs::write(&file, json.to_string()).map_err(Error::io(&file))?;
+        checkpoint::save_tensors(self.parameters()?, folder.path().join("model.safetensors"))?;
+        make(folder.path())
     }
 
     fn find<'a>(&self, what: &str, all: &'a [Made], name: &str) -> Result<&'a Made> {

@@ -1,13 +1,13 @@
 //! Comparing what a runner computed with what the reference gave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leanburn::{
     burn::tensor::{BasicOps, DType, Tensor, TensorData, TensorKind, backend::Backend},
     core::{Error, Result},
 };
 
-use crate::case::{Case, Expected};
+use crate::case::{Case, Comparison, Expected};
 
 /// What a runner computed, by the names of the manifest.
 #[derive(Default)]
@@ -46,28 +46,27 @@ impl Outputs {
     }
 }
 
-/// The largest deviation of a case, in units of its tolerance: at most 1 when the case passes.
+/// How far a tensor is from its reference.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Worst {
-    /// The deviation.
+pub struct Deviation {
+    /// In units of its tolerance: at most 1 when the tensor passes.
     pub deviation: f64,
     /// The tensor.
     pub tensor: String,
 }
 
-/// Compares every expected tensor.
+/// Compares every expected tensor; in the manifest's order.
 ///
 /// - slack: by what the tolerances are multiplied
 ///
 /// # Errors
 ///
 /// When a tensor was not computed, or has another shape.
-pub fn compare(case: &Case, outputs: &Outputs, slack: f64) -> Result<Worst> {
+pub fn compare(case: &Case, outputs: &Outputs, slack: f64) -> Result<Vec<Deviation>> {
     if case.expected().is_empty() {
         return Err(Error::data("manifest, expected", "at least one tensor", "none"));
     }
-    let mut worst = Worst { deviation: 0.0, tensor: String::new() };
-    for expected in case.expected() {
+    let compared = case.expected().iter().map(|expected| {
         let reference = case.reference(&expected.name)?;
         let error =
             |wanted: String, found: String| Error::data(format!("output `{}`", expected.name), wanted, found);
@@ -78,15 +77,39 @@ pub fn compare(case: &Case, outputs: &Outputs, slack: f64) -> Result<Worst> {
         let output = taken(expected, output).ok_or_else(|| {
             error(format!("to take {:?}", expected.take), format!("shape {:?}", output.shape))
         })?;
+        if expected.compare == Some(Comparison::IndexSet) {
+            let [ours, theirs] =
+                [&output, &reference].map(|data| data.iter::<i64>().collect::<BTreeSet<i64>>());
+            let differing = ours.symmetric_difference(&theirs).count();
+            let deviation = if differing <= expected.max_differing { 0.0 } else { f64::INFINITY };
+            return Ok(Deviation { deviation, tensor: expected.name.clone() });
+        }
         if output.shape != reference.shape {
             return Err(error(format!("shape {:?}", reference.shape), format!("{:?}", output.shape)));
         }
+        let (output, reference) = if expected.compare == Some(Comparison::ValidPositions) {
+            let valid = case.valid_positions()?;
+            [output, reference].map(|data| at_positions(&data, expected.time_axis, &valid)).into()
+        } else {
+            (output, reference)
+        };
         let deviation = deviation(expected, &output, &reference, slack);
-        if deviation > worst.deviation {
-            worst = Worst { deviation, tensor: expected.name.clone() };
-        }
-    }
-    Ok(worst)
+        Ok(Deviation { deviation, tensor: expected.name.clone() })
+    });
+    compared.collect()
+}
+
+/// The values at some positions, whose sequences the first dimension counts.
+fn at_positions(data: &TensorData, axis: usize, valid: impl Fn(usize, usize) -> bool) -> TensorData {
+    let below: usize = data.shape[axis + 1..].iter().product();
+    let each: usize = data.shape[1..].iter().product();
+    let values = data.iter::<f64>().enumerate().filter(|(place, _)| {
+        let position = place / below % data.shape[axis];
+        valid(place / each, position)
+    });
+    let values: Vec<f64> = values.map(|(_, value)| value).collect();
+    let count = values.len();
+    TensorData::new(values, [count])
 }
 
 /// The part of an output that is stored.

@@ -128,6 +128,18 @@ impl Error {
     }
 }
 
+/// Checks settings that count something.
+///
+/// # Errors
+///
+/// When one is 0; the first such field is named.
+pub fn at_least_one<'a>(settings: impl IntoIterator<Item = (&'a str, usize)>) -> Result<()> {
+    match settings.into_iter().find(|(_, value)| *value == 0) {
+        Some((field, _)) => Err(Error::setting(field, "at least 1", 0)),
+        None => Ok(()),
+    }
+}
+
 /// The names in which a checkpoint and a module differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mismatch {

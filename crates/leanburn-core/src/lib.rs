@@ -28,4 +28,4 @@ pub mod schedule;
 pub mod table;
 pub mod train;
 
-pub use error::{Error, Mismatch, Result};
+pub use error::{Error, Mismatch, Result, at_least_one};

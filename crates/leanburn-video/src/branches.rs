@@ -12,6 +12,8 @@ use leanburn_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::volume::kernel_of;
+
 /// The part of a path in a module that counts branches.
 const BRANCHES: &str = ".branches.";
 /// The name of a block's alteration.
@@ -204,11 +206,22 @@ impl<B: Backend> BatchNorms<B> {
     }
 
     /// Nothing of them changes in training: neither statistics, nor scales and offsets.
-    pub(crate) fn fix(&mut self) {
+    fn fix(&mut self) {
         self.freeze(true);
         for norm in &mut self.branches {
             norm.gamma = norm.gamma.clone().set_require_grad(false);
             norm.beta = norm.beta.clone().set_require_grad(false);
+        }
+    }
+}
+
+/// All norms of a network as they are, but the first, which learns (TSN's partial batch norm).
+pub(crate) fn learn_first<'a, B: Backend>(norms: impl Iterator<Item = &'a mut BatchNorms<B>>) {
+    for (place, norms) in norms.enumerate() {
+        if place == 0 {
+            norms.freeze(false);
+        } else {
+            norms.fix();
         }
     }
 }
@@ -299,7 +312,7 @@ impl<B: Backend, const D: usize> Alter<B, D> {
             return scale_channels(x, if self.residual { scale + 1.0 } else { scale });
         }
         let options = ConvOptions::new([1, 1], [kernel / 2; 2], [1, 1], channels);
-        let altered = conv2d(x.clone(), weight.reshape([channels, 1, kernel, kernel]), None, options);
+        let altered = conv2d(x.clone(), kernel_of(weight, [channels, 1, kernel, kernel]), None, options);
         if self.residual { x + altered } else { altered }
     }
 
@@ -322,6 +335,8 @@ impl<B: Backend, const D: usize> Alter<B, D> {
 
 #[cfg(test)]
 mod tests {
+    use burn_flex::Flex;
+
     use super::*;
 
     #[test]
@@ -345,6 +360,24 @@ mod tests {
         let shared = Branches { private_norms: false, ..Branches::ffn(&[4, 8, 16]) };
         assert_eq!(shared.suffixed("bn1.branches.0.bias"), "bn1.bias");
         assert_eq!(shared.suffixed("adaconv.branches.0.weight"), "adaconv_4.weight");
+    }
+
+    #[test]
+    fn alterations_are_drawn_as_intended_or_as_published() {
+        let (channels, device) = (8192, Default::default());
+        let deviation = |initial: AlterationInitial, kernel: usize| {
+            let alteration = Alteration { kernel, initial, ..Default::default() };
+            let branches = Branches { alteration: Some(alteration), ..Branches::ffn(&[2, 4]) };
+            let drawn = Alter::<Flex, 4>::init(channels, 1, &branches, &mut Generator::new(1), &device);
+            let weight = drawn.unwrap().branches[1].weight.val();
+            assert_eq!(weight.dims(), [channels, 1, kernel, kernel]);
+            f64::from(weight.powi_scalar(2).mean().sqrt().into_scalar())
+        };
+        for kernel in [1, 3] {
+            let published = (2.0 / (channels * kernel * kernel) as f64).sqrt();
+            assert!((deviation(AlterationInitial::Small, kernel) / 1e-3 - 1.0).abs() < 0.05);
+            assert!((deviation(AlterationInitial::Kaiming, kernel) / published - 1.0).abs() < 0.05);
+        }
     }
 
     #[test]

@@ -269,22 +269,21 @@ mod tests {
         }
     }
 
+    /// A network takes clips of any number of frames, and what they cost is known.
+    fn check_any_count<A: VideoArchitecture>(config: &A) {
+        let network = config.init::<Flex>(&mut Generator::new(1), &Default::default()).unwrap();
+        for frames in 1..=9 {
+            assert_eq!(network.forward(clips(frames, 2)).dims(), [2, 5], "{frames}");
+            assert!(config.cost(frames, [32, 32]).macs > 0);
+        }
+    }
+
     #[test]
     fn any_number_of_frames_is_served() {
-        let device = Default::default();
-        let serve = |frames: usize| {
-            let networks: [Tensor<Flex, 2>; 4] = [
-                tsm(ffn(1)).init(&mut Generator::new(1), &device).unwrap().forward(clips(frames, 2)),
-                tea(ffn(1)).init(&mut Generator::new(1), &device).unwrap().forward(clips(frames, 2)),
-                slowfast(ffn(1)).init(&mut Generator::new(1), &device).unwrap().forward(clips(frames, 2)),
-                uniformer(ffn(1)).init(&mut Generator::new(1), &device).unwrap().forward(clips(frames, 2)),
-            ];
-            for logits in networks {
-                assert_eq!(logits.dims(), [2, 5], "{frames}");
-            }
-            assert!(slowfast(ffn(1)).cost(frames, [32, 32]).macs > 0);
-        };
-        (1..=9).for_each(serve);
+        check_any_count(&tsm(ffn(1)));
+        check_any_count(&tea(ffn(1)));
+        check_any_count(&slowfast(ffn(1)));
+        check_any_count(&uniformer(ffn(1)));
     }
 
     #[test]
@@ -367,6 +366,63 @@ mod tests {
         let spread = a.clone().narrow(1, 0, input * 4 / 5).sum_dim(2);
         assert!((spread - 0.5).abs().max().into_scalar() < 1e-6);
         assert!(a.clone().narrow(1, input * 4 / 5, 1).abs().max().into_scalar() < 0.5);
+    }
+
+    #[test]
+    fn first_layers_for_other_channels_get_the_mean_over_colours() {
+        let device = Default::default();
+        let colours = tsm(Branches::single(4));
+        let network = colours.init::<Flex>(&mut Generator::new(1), &device).unwrap();
+        let tensors =
+            leanburn_core::checkpoint::tensors(&network, |path| colours.published_name(path)).unwrap();
+        let flow = tsm(ffn(1)).with_in_channels(Modality::Flow { length: 5 }.channels());
+        let checkpoint = Checkpoint::from_tensors("rgb.pth", tensors);
+        let imported = flow.import::<Flex>(checkpoint, &mut Generator::new(2), &device).unwrap();
+        let found = imported.network.conv1.weight.val();
+        let expected = network.conv1.weight.val().mean_dim(1).expand(found.dims());
+        let tolerance = Tolerance::rel_abs(1e-5, 1e-6);
+        found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
+    }
+
+    #[test]
+    fn the_slow_pathway_sees_what_its_setting_says() {
+        let config = slowfast(Branches::ffn(&[4, 8, 16]));
+        let device = Default::default();
+        let network = |frames| {
+            let config = config.clone().with_slow_frames(frames);
+            config.init::<Training>(&mut Generator::new(1), &device).unwrap()
+        };
+        let concatenated = network(slowfast::SlowFrames::Concatenated);
+        // Of 16, 4 and 8 frames laid end to end: 0, 4, 9, 13; 18; 22, 27.
+        for (frames, seen) in [(16, vec![0, 4, 9, 13]), (4, vec![2]), (8, vec![2, 7])] {
+            assert_eq!(concatenated.slow_index(frames, true), seen);
+        }
+        assert_eq!(concatenated.slow_index(16, false), [0, 5, 10, 15]);
+        // In training alone do the stems differ.
+        let slow = |network: &slowfast::SlowFast<Training>| network.forward_stems(clips(16, 3)).slow.inner();
+        let per_clip = network(slowfast::SlowFrames::PerClip);
+        let difference = |a: Tensor<Flex, 4>, b: Tensor<Flex, 4>| (a - b).abs().max().into_scalar();
+        assert!(difference(slow(&concatenated), slow(&per_clip)) > 1e-3);
+        let valid = |frames| network(frames).valid().forward_stems(clips(16, 3)).slow;
+        let (one, other) = (valid(slowfast::SlowFrames::Concatenated), valid(slowfast::SlowFrames::PerClip));
+        assert_eq!(difference(one, other), 0.0);
+    }
+
+    #[test]
+    fn pooled_frames_are_half_as_many() {
+        let device = Default::default();
+        let config = FrameResNetConfig::tsn(18, 5, Branches::single(8)).unwrap().with_width(8);
+        let init = |config: &FrameResNetConfig| config.init::<Flex>(&mut Generator::new(1), &device).unwrap();
+        let pooled = config.clone().with_temporal_pool(true);
+        let (whole, half) = (init(&config), init(&pooled));
+        // The largest of equal frames is what they are.
+        let still = clips::<Flex>(1, 2).repeat_dim(1, 8);
+        close(half.forward(still.clone()), whole.forward(still));
+        let moving = clips::<Flex>(7, 2);
+        assert_eq!(half.forward_features(moving.clone()).1, 4);
+        let difference = half.forward(moving.clone()) - whole.forward(moving);
+        assert!(difference.abs().max().into_scalar() > 1e-5);
+        assert!(pooled.cost(8, [32, 32]).macs < config.cost(8, [32, 32]).macs);
     }
 
     #[test]

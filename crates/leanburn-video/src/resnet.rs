@@ -19,6 +19,7 @@ use burn::{
 use leanburn_core::{
     Error, Result,
     architecture::Cost,
+    at_least_one,
     checkpoint::Checkpoint,
     nn::{ConvConfig, Initial, dropout},
     random::Generator,
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     accounting::Tally,
-    branches::{BatchNorms, Branches, is_alteration},
+    branches::{BatchNorms, Branches, is_alteration, learn_first},
     model::{ClipClassifier, VideoArchitecture, frames_of, mean_over_frames},
     shift::temporal_max_pool,
     tea::{self, TeaBlock},
@@ -146,17 +147,13 @@ impl FrameResNetConfig {
 
     fn check(&self) -> Result<()> {
         self.branches.check()?;
-        for (field, value) in [
+        at_least_one([
             ("num_classes", self.num_classes),
             ("width", self.width),
             ("in_channels", self.in_channels),
             ("shift_every", self.shift_every),
             ("blocks", self.blocks.iter().copied().min().unwrap_or(0)),
-        ] {
-            if value == 0 {
-                return Err(Error::setting(field, "at least 1", 0));
-            }
-        }
+        ])?;
         if self.fold_div < 2 {
             return Err(Error::setting("fold_div", "at least 2", self.fold_div));
         }
@@ -488,6 +485,11 @@ impl<B: Backend> FrameResNet<B> {
         (means.reshape([count, channels]), frames)
     }
 
+    fn norms_mut(&mut self) -> impl Iterator<Item = &mut BatchNorms<B>> {
+        let blocks = self.stages.iter_mut().flatten();
+        self.bn1.iter_mut().chain(blocks.flat_map(Block::norms_mut))
+    }
+
     /// - features: `[batch * frames, features]`
     fn classify(&self, features: Tensor<B, 2>, frames: usize) -> Tensor<B, 2> {
         let logits = self.fc.forward(features);
@@ -510,19 +512,13 @@ impl<B: Backend> ClipClassifier<B> for FrameResNet<B> {
     }
 
     fn with_frozen_norms(mut self, frozen: bool) -> Self {
-        for norms in self.stages.iter_mut().flatten().flat_map(Block::norms_mut).chain(&mut self.bn1) {
-            norms.freeze(frozen);
-        }
+        self.norms_mut().for_each(|norms| norms.freeze(frozen));
         self
     }
 
-    fn with_partial_norms(self) -> Self {
-        let mut network = self.with_frozen_norms(true);
-        network.stages.iter_mut().flatten().flat_map(Block::norms_mut).for_each(BatchNorms::fix);
-        if let Some(first) = &mut network.bn1 {
-            first.freeze(false);
-        }
-        network
+    fn with_partial_norms(mut self) -> Self {
+        learn_first(self.norms_mut());
+        self
     }
 
     fn into_branch(mut self, frames: usize) -> Self {
@@ -543,5 +539,22 @@ impl<B: Backend> ClipClassifier<B> for FrameResNet<B> {
         fuse(&mut self.conv1, &mut self.bn1);
         self.stages.iter_mut().flatten().for_each(Block::fuse);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deep_networks_shift_in_every_second_block() {
+        let config = FrameResNetConfig::tsm(101, 5, Branches::single(8)).unwrap();
+        let shifting =
+            |config: &FrameResNetConfig| config.shapes().into_iter().filter(|(.., shifts)| *shifts).count();
+        assert_eq!(shifting(&config), 33);
+        let second = config.with_shift_every(2);
+        assert_eq!(shifting(&second), 2 + 2 + 12 + 2);
+        // The first of a stage, the third, and so on.
+        assert!(second.shapes().iter().all(|(_, place, shifts)| *shifts == (place % 2 == 0)));
     }
 }

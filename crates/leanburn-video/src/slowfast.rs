@@ -11,13 +11,13 @@ use burn::{
     tensor::{Int, Tensor, TensorData, activation::relu, backend::Backend},
 };
 use leanburn_core::{
-    Error, Result, architecture::Cost, checkpoint::Checkpoint, nn::dropout, random::Generator,
+    Error, Result, architecture::Cost, at_least_one, checkpoint::Checkpoint, nn::dropout, random::Generator,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     accounting::Tally,
-    branches::{Alter, BatchNorms, Branches, is_alteration},
+    branches::{Alter, BatchNorms, Branches, is_alteration, learn_first},
     model::{ClipClassifier, VideoArchitecture, frames_of},
     sampling::slow_frames,
     tsm::normalised,
@@ -79,17 +79,13 @@ struct BlockLayers {
 impl SlowFastConfig {
     fn check(&self) -> Result<()> {
         self.branches.check()?;
-        for (field, value) in [
+        at_least_one([
             ("num_classes", self.num_classes),
             ("alpha", self.alpha),
             ("beta_inverse", self.beta_inverse),
             ("fusion_ratio", self.fusion_ratio),
             ("blocks", self.blocks.iter().copied().min().unwrap_or(0)),
-        ] {
-            if value == 0 {
-                return Err(Error::setting(field, "at least 1", 0));
-            }
-        }
+        ])?;
         if self.width == 0 || !self.width.is_multiple_of(self.beta_inverse) {
             let expected = format!("a multiple of beta_inverse, {}", self.beta_inverse);
             return Err(Error::setting("width", expected, self.width));
@@ -598,13 +594,9 @@ impl<B: Backend> ClipClassifier<B> for SlowFast<B> {
         self
     }
 
-    fn with_partial_norms(self) -> Self {
-        let mut network = self.with_frozen_norms(true);
-        network.norms_mut().skip(1).for_each(BatchNorms::fix);
-        if let Some(first) = network.norms_mut().next() {
-            first.freeze(false);
-        }
-        network
+    fn with_partial_norms(mut self) -> Self {
+        learn_first(self.norms_mut());
+        self
     }
 
     fn into_branch(mut self, frames: usize) -> Self {

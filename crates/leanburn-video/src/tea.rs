@@ -11,7 +11,7 @@ use burn::{
     },
 };
 use leanburn_core::{
-    nn::{ConvConfig, Initial, scale_channels, scale_samples},
+    nn::{ConvConfig, Initial, forward_pointwise, scale_channels, scale_samples},
     random::Generator,
 };
 
@@ -224,7 +224,7 @@ impl<B: Backend> TeaBlock<B> {
         parts.push(last);
         let x = normalised(self.conv3.forward(Tensor::cat(parts, 1)), self.bn3.as_ref(), branch);
         let shortcut = match &self.downsample_conv {
-            Some(conv) => normalised(conv.forward(input), self.downsample_bn.as_ref(), branch),
+            Some(conv) => normalised(forward_pointwise(conv, input), self.downsample_bn.as_ref(), branch),
             None => input,
         };
         relu(x + shortcut)

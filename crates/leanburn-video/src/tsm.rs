@@ -6,7 +6,7 @@ use burn::{
     tensor::{Tensor, activation::relu, backend::Backend},
 };
 use leanburn_core::{
-    nn::{ConvConfig, Initial},
+    nn::{ConvConfig, Initial, forward_pointwise},
     random::Generator,
 };
 use serde::{Deserialize, Serialize};
@@ -170,7 +170,9 @@ impl<B: Backend> ShiftBlock<B> {
             x = normalised(conv3.forward(relu(x)), self.bn3.as_ref(), pass.branch);
         }
         let shortcut = match &self.downsample_conv {
-            Some(conv) => normalised(conv.forward(input), self.downsample_bn.as_ref(), pass.branch),
+            Some(conv) => {
+                normalised(forward_pointwise(conv, input), self.downsample_bn.as_ref(), pass.branch)
+            }
             None => input,
         };
         relu(x + shortcut)

@@ -11,13 +11,14 @@ use burn::{
 use leanburn_core::{
     Error, Result,
     architecture::Cost,
+    at_least_one,
     nn::{Initial, gelu, scale_samples},
     random::Generator,
 };
 
 use crate::{
     accounting::Tally,
-    branches::{Alter, BatchNorms, Branches, LayerNorms},
+    branches::{Alter, BatchNorms, Branches, LayerNorms, learn_first},
     model::{ClipClassifier, VideoArchitecture, frames_of},
     resnet::Pass,
     tsm::normalised,
@@ -72,16 +73,12 @@ impl UniFormerConfig {
 
     fn check(&self) -> Result<()> {
         self.branches.check()?;
-        for (field, value) in [
+        at_least_one([
             ("num_classes", self.num_classes),
             ("embed_dims", self.embed_dims.iter().copied().min().unwrap_or(0)),
             ("head_dim", self.head_dim),
             ("mlp_ratio", self.mlp_ratio),
-        ] {
-            if value == 0 {
-                return Err(Error::setting(field, "at least 1", 0));
-            }
-        }
+        ])?;
         let attended = &self.embed_dims[LOCAL_STAGES..];
         if attended.iter().any(|channels| !channels.is_multiple_of(self.head_dim)) {
             return Err(Error::setting("head_dim", format!("a divisor of {attended:?}"), self.head_dim));
@@ -577,13 +574,9 @@ impl<B: Backend> ClipClassifier<B> for UniFormer<B> {
         self
     }
 
-    fn with_partial_norms(self) -> Self {
-        let mut network = self.with_frozen_norms(true);
-        network.norms_mut().skip(1).for_each(BatchNorms::fix);
-        if let Some(first) = network.norms_mut().next() {
-            first.freeze(false);
-        }
-        network
+    fn with_partial_norms(mut self) -> Self {
+        learn_first(self.norms_mut());
+        self
     }
 
     fn into_branch(mut self, frames: usize) -> Self {

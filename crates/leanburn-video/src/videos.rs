@@ -307,10 +307,9 @@ impl Videos {
 
 /// An error of a video's frames with the video's name.
 pub(crate) fn in_video(source: &impl VideoSource, index: usize) -> impl FnOnce(Error) -> Error {
-    let name = source.name(index);
     move |error| match error {
         Error::Data { location, expected, found } => {
-            Error::Data { location: format!("{name}: {location}"), expected, found }
+            Error::Data { location: format!("{}: {location}", source.name(index)), expected, found }
         }
         other => other,
     }

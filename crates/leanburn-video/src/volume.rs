@@ -8,7 +8,10 @@ use burn::{
     module::{Module, Param},
     tensor::{Tensor, backend::Backend, module::conv2d, ops::ConvOptions},
 };
-use leanburn_core::{nn::Initial, random::Generator};
+use leanburn_core::{
+    nn::{Initial, picked},
+    random::Generator,
+};
 
 use crate::branches::BatchNorms;
 
@@ -95,8 +98,11 @@ impl<B: Backend> Conv3d<B> {
     pub fn forward(&self, x: Tensor<B, 4>, frames: usize) -> Tensor<B, 4> {
         let [output, input, time, height, width] = self.weight.dims();
         let x = neighbours(x, frames, [time, self.stride[0], self.padding[0]]);
-        let weight = self.weight.val().reshape([output, input * time, height, width]);
-        let options = ConvOptions::new([self.stride[1]; 2], [self.padding[1]; 2], [1, 1], self.groups);
+        let weight = kernel_of(self.weight.val(), [output, input * time, height, width]);
+        // As `forward_pointwise`, for the same reason.
+        let (x, stride) =
+            if [height, width] == [1, 1] { (picked(x, [self.stride[1]; 2]), 1) } else { (x, self.stride[1]) };
+        let options = ConvOptions::new([stride; 2], [self.padding[1]; 2], [1, 1], self.groups);
         conv2d(x, weight, self.bias.as_ref().map(Param::val), options)
     }
 
@@ -104,6 +110,14 @@ impl<B: Backend> Conv3d<B> {
     pub fn frames(&self, frames: usize) -> usize {
         reduced(frames, self.weight.dims()[2], self.stride[0], self.padding[0])
     }
+}
+
+/// A weight as the kernel of a 2D convolution.
+///
+/// By way of a matrix: on GPUs Burn 0.21 gives the gradient of a kernel in another order of dimensions, and reshapes such a
+/// tensor to more of them wrongly where one is 1 (`split_strides` of burn-std).
+pub(crate) fn kernel_of<B: Backend, const D: usize>(weight: Tensor<B, D>, shape: [usize; 4]) -> Tensor<B, 4> {
+    weight.reshape([shape[0], shape[1..].iter().product()]).reshape(shape)
 }
 
 /// The norm of a single branch, folded into the convolution before it.

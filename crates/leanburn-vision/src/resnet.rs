@@ -10,7 +10,7 @@ use leanburn_core::{
     Error, Result,
     architecture::{Activation, Conv, Graph, GraphBuilder},
     checkpoint::Checkpoint,
-    nn::{BatchNorm, BatchNormConfig, ConvConfig, Initial},
+    nn::{BatchNorm, BatchNormConfig, ConvConfig, Initial, forward_pointwise},
     random::Generator,
 };
 use serde::{Deserialize, Serialize};
@@ -578,7 +578,9 @@ impl<B: Backend> Block<B> {
             x = normalised(conv3.forward(relu(x)), self.bn3.as_ref());
         }
         let shortcut = match (&self.downsample, &self.pad) {
-            (Some(projection), _) => normalised(projection.conv.forward(input), projection.bn.as_ref()),
+            (Some(projection), _) => {
+                normalised(forward_pointwise(&projection.conv, input), projection.bn.as_ref())
+            }
             (_, Some(pad)) => pad.forward(input),
             _ => input,
         };

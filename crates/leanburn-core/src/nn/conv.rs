@@ -2,7 +2,7 @@ use burn::{
     config::Config,
     module::Param,
     nn::{PaddingConfig2d, conv::Conv2d},
-    tensor::{Tensor, backend::Backend},
+    tensor::{Tensor, backend::Backend, module::conv2d, ops::ConvOptions, s},
 };
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,58 @@ impl ConvConfig {
                 0 => PaddingConfig2d::Valid,
                 p => PaddingConfig2d::Explicit(p, p, p, p),
             },
+        }
+    }
+}
+
+/// A convolution that passes over positions between its kernels, as the 1x1 projection of a residual network's shortcut
+/// does where maps shrink.
+///
+/// The positions are picked first, and then all of them are convolved: a GPU's transposed convolution of Burn 0.21, by
+/// which the input's gradient is computed, is wrong where the step is larger than the kernel.
+///
+/// - conv: 1x1, without padding
+/// - input: `[batch, channels, height, width]`
+pub fn forward_pointwise<B: Backend>(conv: &Conv2d<B>, input: Tensor<B, 4>) -> Tensor<B, 4> {
+    let options = ConvOptions::new([1, 1], [0, 0], [1, 1], conv.groups);
+    conv2d(picked(input, conv.stride), conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
+}
+
+/// Every so many rows and columns of maps, from the first on.
+///
+/// - input: `[batch, channels, height, width]`
+pub fn picked<B: Backend>(input: Tensor<B, 4>, [rows, columns]: [usize; 2]) -> Tensor<B, 4> {
+    if [rows, columns] == [1, 1] {
+        return input;
+    }
+    let (rows, columns) = (rows as isize, columns as isize);
+    input.slice(s![.., .., ..;rows, ..;columns])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::{backend::Autodiff, tensor::Tolerance};
+    use burn_flex::Flex;
+
+    use super::*;
+
+    #[test]
+    fn picked_positions_are_those_of_a_strided_convolution() {
+        let device = Default::default();
+        let mut generator = Generator::new(1);
+        let conv = ConvConfig::new(4, 6, 1).with_stride(2).with_bias(true);
+        let conv = conv.init::<Autodiff<Flex>>(&mut generator, &device);
+        for side in [7, 8] {
+            let input: Tensor<Autodiff<Flex>, 4> = generator.normal([2, 4, side, side], &device);
+            let input = input.require_grad();
+            let [expected, found] = [conv.forward(input.clone()), forward_pointwise(&conv, input.clone())];
+            let upstream: Tensor<Autodiff<Flex>, 4> = generator.normal(expected.dims(), &device);
+            let gradient = |output: &Tensor<Autodiff<Flex>, 4>| {
+                input.grad(&(output.clone() * upstream.clone()).sum().backward()).unwrap().into_data()
+            };
+            let tolerance = Tolerance::<f32>::rel_abs(1e-4, 1e-5);
+            gradient(&found).assert_approx_eq(&gradient(&expected), tolerance);
+            found.into_data().assert_approx_eq(&expected.into_data(), tolerance);
         }
     }
 }

@@ -7,7 +7,7 @@ mod gelu;
 mod linear;
 
 pub use batch_norm::{BatchNorm, BatchNormConfig, scale_channels, scale_samples};
-pub use conv::{ConvConfig, Initial};
+pub use conv::{ConvConfig, Initial, forward_pointwise, picked};
 pub use dropout::dropout;
 pub use gelu::gelu;
 pub use linear::linear;

@@ -12,14 +12,15 @@ use burn::{
 };
 
 use super::{Batches, History, ParameterGroups, check_records_gradients, history::Measured, strategy};
-use crate::{Error, Result, schedule::Schedule};
+use crate::{Error, Result, at_least_one, schedule::Schedule};
 
 /// How long and how a model is trained.
 #[derive(Config, Debug)]
 pub struct TrainingConfig {
     /// Passes over the training data.
     pub epochs: usize,
-    /// How many batches make a step: their gradients' mean, by samples, is that of one large batch. Default: 1
+    /// How many batches make a step: their gradients' mean, by what each [counts](super::Batch::weight), is that of one
+    /// large batch. Default: 1
     #[config(default = 1)]
     pub accumulation: usize,
     /// The largest norm of all gradients together; larger ones are scaled to it. Default: none
@@ -42,15 +43,11 @@ pub struct TrainingConfig {
 
 impl TrainingConfig {
     fn check(&self) -> Result<()> {
-        if self.epochs == 0 {
-            return Err(Error::setting("epochs", "at least 1", 0));
-        }
-        if self.accumulation == 0 {
-            return Err(Error::setting("accumulation", "at least 1", 0));
-        }
-        if self.save_every == Some(0) {
-            return Err(Error::setting("save_every", "at least 1", 0));
-        }
+        at_least_one([
+            ("epochs", self.epochs),
+            ("accumulation", self.accumulation),
+            ("save_every", self.save_every.unwrap_or(1)),
+        ])?;
         if let Some(norm) = self.clip_norm
             && !(norm.is_finite() && norm > 0.0)
         {

@@ -68,6 +68,8 @@ impl<D: Dataset> Dataset for Arc<D> {
 pub struct Batch<T> {
     /// How many samples it holds.
     pub items: usize,
+    /// How much its gradients count among those of several batches that make a step.
+    pub weight: f64,
     /// What the model's step takes.
     pub value: T,
 }
@@ -102,6 +104,9 @@ pub trait Batches<T>: Send + Sync {
 /// Makes a batch of samples.
 type Collate<D, T> = Arc<dyn Fn(Vec<<D as Dataset>::Item>) -> Result<T> + Send + Sync>;
 
+/// How much a batch counts.
+type Weigh<T> = Arc<dyn Fn(&T) -> f64 + Send + Sync>;
+
 /// Batches of a [`Dataset`], prepared by threads ahead of their use.
 ///
 /// Which samples a batch holds, and the generator that each sample gets, depend on the seed, the epoch and the index
@@ -109,6 +114,7 @@ type Collate<D, T> = Arc<dyn Fn(Vec<<D as Dataset>::Item>) -> Result<T> + Send +
 pub struct Loader<D: Dataset, T> {
     dataset: Arc<D>,
     collate: Collate<D, T>,
+    weigh: Option<Weigh<T>>,
     order: Order,
     workers: usize,
 }
@@ -136,7 +142,7 @@ impl<D: Dataset, T> Loader<D, T> {
         let data = dataset.description();
         let order = Order { samples, batch_size, seed: None, drop_last: false, data };
         let workers = thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { dataset: Arc::new(dataset), collate: Arc::new(collate), order, workers })
+        Ok(Self { dataset: Arc::new(dataset), collate: Arc::new(collate), weigh: None, order, workers })
     }
 
     /// With another random order in each epoch.
@@ -150,6 +156,15 @@ impl<D: Dataset, T> Loader<D, T> {
     #[must_use]
     pub fn drop_last(mut self) -> Self {
         self.order.drop_last = true;
+        self
+    }
+
+    /// With batches that count otherwise than by their samples among those that make a step together.
+    ///
+    /// - weigh: how much a batch counts, above 0
+    #[must_use]
+    pub fn weighted(mut self, weigh: impl Fn(&T) -> f64 + Send + Sync + 'static) -> Self {
+        self.weigh = Some(Arc::new(weigh));
         self
     }
 
@@ -187,6 +202,7 @@ impl<D: Dataset, T: Send + 'static> Batches<T> for Loader<D, T> {
         let work = Arc::new(Work {
             dataset: self.dataset.clone(),
             collate: self.collate.clone(),
+            weigh: self.weigh.clone(),
             order,
             batch_size: self.order.batch_size,
             seed,
@@ -208,6 +224,7 @@ impl<D: Dataset, T: Send + 'static> Batches<T> for Loader<D, T> {
 struct Work<D: Dataset, T> {
     dataset: Arc<D>,
     collate: Collate<D, T>,
+    weigh: Option<Weigh<T>>,
     order: Vec<usize>,
     batch_size: usize,
     seed: u64,
@@ -234,7 +251,10 @@ impl<D: Dataset, T> Work<D, T> {
             .iter()
             .map(|&sample| self.dataset.get(sample, &mut Generator::sample(self.seed, self.epoch, sample)));
         let items = items.collect::<Result<Vec<_>>>()?;
-        Ok(Batch { items: items.len(), value: (self.collate)(items)? })
+        let count = items.len();
+        let value = (self.collate)(items)?;
+        let weight = self.weigh.as_ref().map_or(count as f64, |weigh| weigh(&value));
+        Ok(Batch { items: count, weight, value })
     }
 }
 

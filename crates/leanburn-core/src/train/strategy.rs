@@ -209,7 +209,7 @@ where
         let whole = Progress::new(epoch + 1, self.training.config.epochs);
         let mut seen = first * samples.div_ceil(count);
         let mut accumulator = GradientsAccumulator::<M>::new();
-        let mut accumulated = 0;
+        let mut accumulated = 0.0;
         for (index, batch) in (first..count).zip(self.train.epoch(epoch, first)) {
             let batch = batch?;
             seen += batch.items;
@@ -220,12 +220,12 @@ where
             if accumulation == 1 {
                 self.step(output.grads, rate)?;
             } else {
-                let weighted = scaled::<B, M>(&self.model, output.grads, batch.items as f64);
+                let weighted = scaled::<B, M>(&self.model, output.grads, batch.weight);
                 accumulator.accumulate::<B>(&self.model, weighted);
-                accumulated += batch.items;
+                accumulated += batch.weight;
                 if steps {
-                    let mean = scaled::<B, M>(&self.model, accumulator.grads(), 1.0 / accumulated as f64);
-                    accumulated = 0;
+                    let mean = scaled::<B, M>(&self.model, accumulator.grads(), 1.0 / accumulated);
+                    accumulated = 0.0;
                     self.step(mean, rate)?;
                 }
             }

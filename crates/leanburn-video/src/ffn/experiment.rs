@@ -236,3 +236,106 @@ impl<A: VideoArchitecture, S: VideoSource> Experiment<A, S> {
         Ok(trainee)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::{backend::Autodiff, tensor::Tensor};
+    use burn_flex::Flex;
+    use leanburn_core::{checkpoint, loss::cross_entropy};
+    use leanburn_vision::image::Image;
+
+    use super::*;
+    use crate::{
+        resnet::FrameResNetConfig,
+        train::{ClipBatch, tsn_groups},
+        transform::Crop,
+        videos::MemoryVideos,
+    };
+
+    type Training = Autodiff<Flex>;
+
+    fn videos() -> Arc<MemoryVideos> {
+        let frame = |value: usize| {
+            let values = (0..16 * 16 * 3).map(|place| (value * place % 256) as u8).collect();
+            Image::new([16, 16], 3, values).unwrap()
+        };
+        let videos = (0..4).map(|video| ((0..6).map(|at| frame(at + video)).collect(), video % 2));
+        Arc::new(MemoryVideos::new(videos, vec!["a".to_owned(), "b".to_owned()]).unwrap())
+    }
+
+    fn experiment() -> Experiment<FrameResNetConfig, MemoryVideos> {
+        let crop = Crop::Center { scale: 16, side: 16 };
+        let preprocessing = ClipPreprocessing { crop, ..ClipPreprocessing::tsn_valid(16) };
+        let config = FrameResNetConfig::tsm(18, 2, Branches::single(1)).unwrap().with_width(8);
+        Experiment {
+            architecture: FrameResNetConfig { blocks: vec![1], ..config },
+            counts: vec![2, 4],
+            train: videos(),
+            valid: videos(),
+            sampling: Sampling::Segments,
+            preprocessing: [preprocessing.clone(), preprocessing],
+            schedule: EpochSchedule::cosine(0.01, 1),
+            batch_size: 2,
+            copies: 1,
+            alignment: Alignment::new(),
+            mixing: None,
+            partial_norms: false,
+            training: TrainingConfig::new(1),
+            seed: 0,
+            start: None,
+        }
+    }
+
+    #[test]
+    fn methods_differ_in_what_each_frame_count_has() {
+        for (method, norms, alterations, counts) in [
+            (Method::Ffn(Branches::ffn(&[2, 4])), true, true, 2),
+            (Method::SpecialisedNorms, true, false, 2),
+            (Method::Distillation, false, false, 2),
+            (Method::Sharing, false, false, 2),
+            (Method::Mixed, false, false, 2),
+            (Method::Proportional, false, false, 2),
+            (Method::Single(4), false, false, 1),
+        ] {
+            let groups = tsn_groups(0.9, 5e-4, true, false);
+            let trained = experiment()
+                .run::<Training, _>(&method, groups, None, &Default::default(), |_| {}, |_| {})
+                .unwrap();
+            let names = |path: &str| trained.architecture.published_name(path);
+            let tensors = checkpoint::tensors(&trained.network, names).unwrap();
+            let has = |part: &str| tensors.iter().any(|(name, _)| name.contains(part));
+            assert_eq!(has("bn1_2."), norms, "{method:?}");
+            assert_eq!(has("adaconv_2."), alterations, "{method:?}");
+            let measured = |count: &usize| {
+                !trained.history.curve("valid", &format!("Accuracy at {count} frames")).is_empty()
+            };
+            assert_eq!([2, 4].iter().filter(|count| measured(count)).count(), counts, "{method:?}");
+        }
+    }
+
+    #[test]
+    fn methods_differ_in_what_they_learn_from() {
+        let device = Default::default();
+        let mut generator = Generator::new(2);
+        let labels = Tensor::from_data([0, 1, 1], &device);
+        let logits = [1, 2].map(|_| generator.normal::<Training, 2>([3, 2], &device));
+        let cross_entropies =
+            logits.clone().map(|logits| cross_entropy(logits, labels.clone()).into_scalar());
+        let batch = ClipBatch { clips: Vec::new(), labels, targets: None, seed: 0 };
+        let experiment = experiment();
+        for (method, labelled, taught, frequencies) in [
+            (Method::Distillation, cross_entropies[1], 1, Frequencies::All),
+            (Method::Sharing, cross_entropies.iter().sum(), 0, Frequencies::All),
+            (Method::Mixed, cross_entropies[1], 1, Frequencies::Uniform),
+            (Method::Proportional, cross_entropies[1], 1, Frequencies::Proportional),
+        ] {
+            let architecture = experiment.architecture.clone().with_branches(method.branches(&[2, 4]));
+            let network = architecture.init::<Training>(&mut generator, &device).unwrap();
+            let trainee = experiment.trainee::<Training>(&method, network).unwrap();
+            assert_eq!(trainee.frequencies, frequencies);
+            let terms = trainee.terms(&batch, &logits);
+            assert!((terms.labels.into_scalar() - labelled).abs() < 1e-5, "{method:?}");
+            assert_eq!(terms.divergences.len(), taught, "{method:?}");
+        }
+    }
+}

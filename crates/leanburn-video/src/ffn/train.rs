@@ -116,3 +116,40 @@ impl<B: Backend, N: ClipClassifier<B>> InferenceStep for FrameFlexible<B, N> {
         ClipOutput::new(loss, &batch, logits)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use burn_flex::Flex;
+
+    use super::*;
+
+    #[test]
+    fn frame_counts_are_drawn_as_often_as_the_method_says() {
+        let device = Default::default();
+        let batch = ClipBatch::<Flex> {
+            clips: [2, 4, 8].map(|frames| Tensor::zeros([1, frames, 1, 1, 1], &device)).to_vec(),
+            labels: Tensor::from_data(TensorData::from([0_i64]), &device),
+            targets: None,
+            seed: 0,
+        };
+        let mut generator = Generator::new(1);
+        assert_eq!(Frequencies::All.choose(&batch, &mut generator), 0..3);
+        for (frequencies, expected) in [
+            (Frequencies::Uniform, [1.0 / 3.0; 3]),
+            (Frequencies::Proportional, [2.0 / 14.0, 4.0 / 14.0, 8.0 / 14.0]),
+        ] {
+            let draws = 6000;
+            let mut counts = [0_usize; 3];
+            for _ in 0..draws {
+                let chosen = frequencies.choose(&batch, &mut generator);
+                assert_eq!(chosen.len(), 1);
+                counts[chosen.start] += 1;
+            }
+            for (count, expected) in counts.into_iter().zip(expected) {
+                // Four standard deviations of the share.
+                assert!((count as f64 / f64::from(draws) - expected).abs() < 0.026, "{counts:?}");
+            }
+        }
+    }
+}
