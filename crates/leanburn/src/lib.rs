@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `anomaly` | [`anomaly`] | [SLA2P](anomaly::sla2p), its variant SLA, and [baselines](anomaly::baselines) |
 //! | `graph` | [`graph`] | [LGI-LS](graph::lgi), and SLAPS, GRCN and IDGL as [learners](graph::learners) of graphs |
+//! | `language` | [`language`] | [MFT](language::mft), and LLaMA, [LoRA](language::lora) and generation |
 //! | `pruning` | [`pruning`] | filters and weights selected, masked and really removed |
 //! | `video` | [`video`] | [FFN](video::ffn), and TSN, TSM, TEA, SlowFast and UniFormer |
 //! | `vision` | [`vision`] | the image networks that are pruned |
@@ -46,6 +47,8 @@ pub use leanburn_anomaly as anomaly;
 pub use leanburn_core as core;
 #[cfg(feature = "graph")]
 pub use leanburn_graph as graph;
+#[cfg(feature = "language")]
+pub use leanburn_language as language;
 #[cfg(feature = "pruning")]
 pub use leanburn_pruning as pruning;
 #[cfg(feature = "video")]

@@ -2,6 +2,7 @@
 
 mod ffn;
 mod lgi;
+mod mft;
 mod pruning;
 mod sla2p;
 mod video_sampling;
@@ -18,7 +19,7 @@ use crate::{case::Case, comparison::Outputs};
 type Runner = fn(&Case, &DispatchDevice) -> Result<Outputs>;
 
 /// Every kind's runner.
-const RUNNERS: [(&str, Runner); 44] = [
+const RUNNERS: [(&str, Runner); 49] = [
     ("cost_accounting", pruning::cost_accounting),
     ("fcn_eval", sla2p::fcn_eval),
     ("fcn_train", sla2p::fcn_train),
@@ -34,6 +35,7 @@ const RUNNERS: [(&str, Runner); 44] = [
     ("filter_pruning", pruning::filter_pruning),
     ("filter_scores", pruning::filter_scores),
     ("gcn_train", lgi::gcn_train),
+    ("generation", mft::generation),
     ("goad", sla2p::goad),
     ("greg_run", pruning::greg_run),
     ("grcn_loss", lgi::grcn_loss),
@@ -42,8 +44,12 @@ const RUNNERS: [(&str, Runner); 44] = [
     ("isometry_reinit", pruning::isometry_reinit),
     ("jsv_modes", pruning::jsv_modes),
     ("knn_graph", lgi::knn_graph),
+    ("llama_forward", mft::llama_forward),
     ("lof_pca", sla2p::lof_pca),
+    ("lora", mft::lora),
+    ("mask_algorithms", mft::mask_algorithms),
     ("metrics", sla2p::metrics),
+    ("mft_step", mft::mft_step),
     ("orth_losses", pruning::orth_losses),
     ("orthp_reinit", pruning::orthp_reinit),
     ("planetoid_gcn", lgi::planetoid_gcn),

@@ -1,0 +1,278 @@
+//! Models in folders, as Hugging Face lays them out.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, backend::Backend};
+use leanburn_core::{
+    Error, Result,
+    checkpoint::{self, Checkpoint},
+    report,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    generation::GenerationConfig,
+    llama::{Llama, LlamaConfig},
+    tokenizer::{Tokenizer, is_llama2c},
+};
+
+/// Files beside the weights and `config.json` that belong to a model, and are written again as they are.
+const COMPANIONS: [&str; 9] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// A folder with a model: `config.json`, weights (safetensors or PyTorch's `.bin`, whole or in shards), a tokenizer.
+#[derive(Debug, Clone)]
+pub struct ModelFolder {
+    path: PathBuf,
+    json: Map<String, Value>,
+    config: LlamaConfig,
+}
+
+impl ModelFolder {
+    /// Opens a folder, and reads its configuration.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `config.json`, or it is not that of a LLaMA.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let file = path.join("config.json");
+        let json = read_object(&file)?;
+        let config = LlamaConfig::from_json(&Value::Object(json.clone()), &file)?;
+        Ok(Self { path, json, config })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// All that `config.json` says.
+    pub fn json(&self) -> &Map<String, Value> {
+        &self.json
+    }
+
+    /// The weights, read when they are used.
+    ///
+    /// # Errors
+    ///
+    /// When there are none, or a shard is missing.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::open(&self.path)
+    }
+
+    /// The network. Its weights are read one by one from a memory map: the peak is the network and its largest weight twice.
+    ///
+    /// - dtype: of its weights, whatever the file's are
+    ///
+    /// # Errors
+    ///
+    /// When weights are missing, or have other shapes than the configuration says.
+    pub fn load<B: Backend>(&self, dtype: DType, device: &B::Device) -> Result<Llama<B>> {
+        Llama::load(&self.config, self.checkpoint()?, dtype, device)
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or a file is not of its format.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::open(&self.path)
+    }
+
+    /// How the model's publishers generate with it; greedily where `generation_config.json` does not say.
+    ///
+    /// # Errors
+    ///
+    /// When the file is not of its format.
+    pub fn generation(&self) -> Result<GenerationConfig> {
+        #[derive(Deserialize, Default)]
+        struct Published {
+            do_sample: Option<bool>,
+            temperature: Option<f64>,
+            top_k: Option<usize>,
+            top_p: Option<f64>,
+            eos_token_id: Option<Value>,
+        }
+        let file = self.path.join("generation_config.json");
+        let published: Published = if file.is_file() {
+            let json = Value::Object(read_object(&file)?);
+            serde_json::from_value(json)
+                .map_err(|error| Error::format(&file, "file", "a generation configuration", error))?
+        } else {
+            Published::default()
+        };
+        let ids = match &published.eos_token_id {
+            Some(Value::Number(id)) => id.as_u64().map(|id| vec![id as u32]),
+            Some(Value::Array(ids)) => {
+                Some(ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect())
+            }
+            _ => None,
+        };
+        let greedy = GenerationConfig::new()
+            .with_stop_tokens(ids.unwrap_or_else(|| self.config.eos_token_ids.clone()));
+        if !published.do_sample.unwrap_or(false) {
+            return Ok(greedy);
+        }
+        // The library's own defaults where the file is silent.
+        Ok(greedy
+            .with_temperature(Some(published.temperature.unwrap_or(1.0)))
+            .with_top_k(published.top_k.unwrap_or(50))
+            .with_top_p(published.top_p.unwrap_or(1.0)))
+    }
+}
+
+/// How a model is written.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteOptions {
+    /// The type of the weights; their own when absent.
+    pub dtype: Option<DType>,
+    /// What a file holds at most, but for a tensor that is larger.
+    pub shard_bytes: usize,
+}
+
+impl Default for WriteOptions {
+    /// The weights' own type, in files of 5 GB, as the transformers library writes them.
+    fn default() -> Self {
+        Self { dtype: None, shard_bytes: 5_000_000_000 }
+    }
+}
+
+/// Writes a network into a new folder, as safetensors, with its configuration and, from the folder that it came from, its
+/// tokenizer.
+///
+/// # Errors
+///
+/// When the folder exists and is not empty, or a file cannot be written.
+pub fn write<B: Backend>(
+    network: &Llama<B>,
+    folder: impl AsRef<Path>,
+    source: Option<&ModelFolder>,
+    options: WriteOptions,
+) -> Result<()> {
+    let folder = folder.as_ref();
+    create_new(folder)?;
+    checkpoint::save_shards::<B, _>(network, folder, str::to_owned, options.dtype, options.shard_bytes)?;
+    let original = source.map(|source| source.json.clone()).unwrap_or_default();
+    let mut json = network.config().to_json(&original);
+    let dtype = options.dtype.unwrap_or_else(|| network.model.norm.weight.val().dtype());
+    json.insert("torch_dtype".to_owned(), torch_name(dtype).into());
+    report::write_json(folder.join("config.json"), &json)?;
+    if let Some(source) = source {
+        copy_companions(source.path(), folder)?;
+    }
+    Ok(())
+}
+
+/// Makes a folder that holds nothing yet.
+pub(crate) fn create_new(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    match report::entries(folder)?.into_iter().next() {
+        Some(path) => Err(Error::Exists { path }),
+        None => Ok(()),
+    }
+}
+
+/// Copies a model's tokenizer and what else belongs to it.
+fn copy_companions(source: &Path, folder: &Path) -> Result<()> {
+    for path in report::entries(source)? {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if COMPANIONS.contains(&name) || is_llama2c(&path) {
+            std::fs::copy(&path, folder.join(name)).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+fn torch_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F64 => "float64",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|error| Error::format(path, "file", "a JSON object", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::Flex;
+    use leanburn_core::random::Generator;
+
+    use super::*;
+    use crate::{CausalLm, llama::Sequences};
+
+    #[test]
+    fn a_model_is_written_and_read_whole_and_in_shards() {
+        let device = Default::default();
+        let config = LlamaConfig::new(32, 16, 24, 2, 4).with_num_key_value_heads(Some(2));
+        let network = config.init::<Flex>(&mut Generator::new(1), &device).unwrap();
+        let expected = checkpoint::tensors(&network, str::to_owned).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        for (name, shard_bytes, files) in [("whole", usize::MAX, 2), ("shards", 4000, 8)] {
+            let folder = root.path().join(name);
+            write(&network, &folder, None, WriteOptions { dtype: None, shard_bytes }).unwrap();
+            assert_eq!(report::entries(&folder).unwrap().len(), files);
+            let read = ModelFolder::open(&folder).unwrap();
+            let loaded = read.load::<Flex>(DType::F32, &device).unwrap();
+            assert_eq!(checkpoint::tensors(&loaded, str::to_owned).unwrap(), expected);
+            let error = write(&network, &folder, None, WriteOptions::default()).unwrap_err();
+            assert!(matches!(error, Error::Exists { .. }));
+        }
+    }
+
+    #[test]
+    fn weights_have_the_type_that_is_asked_for() {
+        let device = Default::default();
+        let network =
+            LlamaConfig::new(32, 16, 24, 1, 2).init::<Flex>(&mut Generator::new(1), &device).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        for (dtype, name) in [(DType::BF16, "bfloat16"), (DType::F16, "float16")] {
+            let folder = root.path().join(name);
+            let options = WriteOptions { dtype: Some(dtype), ..Default::default() };
+            write(&network, &folder, None, options).unwrap();
+            let read = ModelFolder::open(&folder).unwrap();
+            assert_eq!(read.json()["torch_dtype"], name);
+            let stored = read.checkpoint().unwrap().read("lm_head.weight").unwrap();
+            assert_eq!(stored.dtype, dtype);
+            let half = read.load::<Flex>(dtype, &device).unwrap();
+            assert_eq!(half.model.norm.weight.val().dtype(), dtype);
+            // Logits are float32, whatever the weights are.
+            let tokens = burn::tensor::Tensor::from_data([[1, 2, 3]], &device);
+            let logits = half.forward(tokens, &Sequences::whole(1, 3));
+            assert_eq!(logits.dtype(), DType::F32);
+        }
+    }
+
+    #[test]
+    fn what_a_folder_lacks_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(ModelFolder::open(root.path()).unwrap_err().to_string().contains("config.json"));
+        let json = LlamaConfig::new(32, 16, 24, 1, 2).to_json(&Map::new());
+        report::write_json(root.path().join("config.json"), &json).unwrap();
+        let folder = ModelFolder::open(root.path()).unwrap();
+        let error = folder.load::<Flex>(DType::F32, &Default::default()).unwrap_err();
+        assert!(error.to_string().contains("model.safetensors"), "{error}");
+        assert!(folder.tokenizer().unwrap_err().to_string().contains("tokenizer.json"));
+    }
+}
