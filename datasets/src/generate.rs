@@ -3,6 +3,38 @@
 use crate::recipe;
 use leanburn_core::{Error, Result, random::Generator, table::Table};
 
+/// Sequences of an affine map of tokens, for trying language models: from a first token `t` on, each next one is
+/// `(multiplier * (t - 3) + offset) mod 509 + 3`, of a vocabulary of 512.
+///
+/// The first tokens, and the noise, are those of the [`recipe`] under the names `exp:SET`, `exp:SET.u` and `exp:SET.r`.
+///
+/// - set: the name of the set, such as `N.train`
+/// - noise: the share of tokens, the first ones too, that are others instead
+pub fn affine_tokens(
+    set: &str,
+    [multiplier, offset]: [u32; 2],
+    rows: usize,
+    length: usize,
+    noise: f64,
+) -> Vec<Vec<u32>> {
+    let first = recipe::integer(&format!("exp:{set}"), rows, 3, 512, 0);
+    let draws = recipe::real(&format!("exp:{set}.u"), rows * length, 0.0, 1.0, 0);
+    let others = recipe::integer(&format!("exp:{set}.r"), rows * length, 3, 512, 0);
+    let sequence = |first: i64| {
+        std::iter::successors(Some(first as u32), move |token| {
+            Some((multiplier * (token - 3) + offset) % 509 + 3)
+        })
+    };
+    let rows = first.into_iter().enumerate().map(|(row, first)| {
+        let tokens = sequence(first).take(length).enumerate().map(|(column, token)| {
+            let place = row * length + column;
+            if f64::from(draws[place]) < noise { others[place] as u32 } else { token }
+        });
+        tokens.collect()
+    });
+    rows.collect()
+}
+
 /// The synthetic angular set: 400 normal rows around a centre and 40 anomalies of about the same length and coordinate
 /// ranges, which differ mainly in direction. 440 x 32, label 1 for an anomaly; row `i` is one when `i mod 11 = 10`.
 ///

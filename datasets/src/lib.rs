@@ -9,6 +9,7 @@
 //! | anomalies that differ in direction, 440 x 32, 40 anomalies | [`angular`] | |
 //! | an anomaly set made of any labelled table | [`anomaly_set`], [`contaminated_set`] | |
 //! | videos of moving digits, whose label is the direction of the motion | [`MovingDigits`] | `tables` |
+//! | sequences of an affine map of tokens, with noise | [`affine_tokens`] | |
 //! | KDD Cup 1999 from its published files | [`kddcup99()`] | `kddcup99` |
 //! | the generator of reproducible numbers behind the reference values | [`recipe`] | |
 //! | what can be downloaded, with licence and checksum | [`catalogue`], [`find`] | |
@@ -58,7 +59,7 @@ mod tables;
 pub use catalogue::{Entry, catalogue, find};
 #[cfg(feature = "download")]
 pub use download::download;
-pub use generate::{angular, anomaly_set, contaminated_set};
+pub use generate::{affine_tokens, angular, anomaly_set, contaminated_set};
 #[cfg(feature = "kddcup99")]
 pub use kddcup99::kddcup99;
 #[cfg(feature = "tables")]

@@ -3,6 +3,7 @@
 mod anomaly;
 mod backends;
 mod graph;
+mod language;
 mod pruning;
 mod published;
 mod video;

@@ -147,6 +147,16 @@ impl ChatTemplate {
             .map_err(|error| Error::data("conversation", "one that the chat template takes", error))
     }
 
+    /// What a model continues with its answer to a conversation.
+    ///
+    /// # Errors
+    ///
+    /// As [`render`](Self::render).
+    pub fn prompt(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<String> {
+        let [bos, eos] = tokenizer.marks();
+        self.render(messages, true, [&bos, &eos])
+    }
+
     /// A conversation as tokens, of which those of the assistant's messages are learned, with what ends each.
     ///
     /// Where messages end in the tokens is found by writing the conversation up to each of them, as the published program

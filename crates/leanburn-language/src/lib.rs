@@ -7,6 +7,7 @@
 //! | [`chat`], [`data`] | conversations, the templates that write them, and files of them |
 //! | [`generation`] | greedy and drawn continuations, with a cache |
 //! | [`lora`] | adapters |
+//! | [`evaluation`] | perplexity, GSM8K, HumanEval, IF-Eval |
 //! | [`mft`] | MFT: masks over a fine-tuned model |
 //! | [`CausalLm`], [`TokenBatch`], [`loss`] | what networks that predict the next token have in common |
 #![cfg_attr(feature = "train", doc = "| [`train`] | fine-tuning |")]
@@ -14,6 +15,7 @@
 mod causal;
 pub mod chat;
 pub mod data;
+pub mod evaluation;
 pub mod folder;
 mod frozen;
 pub mod generation;

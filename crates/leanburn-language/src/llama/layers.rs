@@ -4,7 +4,11 @@ use burn::{
     module::{Module, Param},
     nn::Embedding,
     tensor::{
-        Bool, Tensor, activation::silu, backend::Backend, module::attention, ops::AttentionModuleOptions,
+        Bool, Tensor,
+        activation::{silu, softmax},
+        backend::Backend,
+        module::attention,
+        ops::AttentionModuleOptions,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -335,8 +339,31 @@ fn grouped_attention<B: Backend>(
         let x: Tensor<B, 5> = x.unsqueeze_dim(2);
         x.expand([batch, groups, shared, keys, width]).reshape([batch, heads, keys, width])
     };
+    let (key, value) = (repeated(key), repeated(value));
+    if B::ad_enabled(&query.device()) {
+        return recorded_attention(query, key, value, hidden);
+    }
     let hidden = hidden.map(|hidden| hidden.expand([batch, heads, length, keys]));
-    attention(query, repeated(key), repeated(value), hidden, None, options)
+    attention(query, key, value, hidden, None, options)
+}
+
+/// Attention of operations that record gradients: Burn's own records more of them, and takes no mask on `Dispatch`.
+fn recorded_attention<B: Backend>(
+    query: Tensor<B, 4>,
+    key: Tensor<B, 4>,
+    value: Tensor<B, 4>,
+    hidden: Option<Tensor<B, 4, Bool>>,
+) -> Tensor<B, 4> {
+    let [batch, heads, length, width] = query.dims();
+    let keys = key.dims()[2];
+    let dtype = query.dtype();
+    let hidden = hidden.unwrap_or_else(|| {
+        let after = (keys - length) as i64;
+        Tensor::<B, 2, Bool>::tril_mask([length, keys], after, &query.device()).unsqueeze()
+    });
+    let scores = (query * (width as f64).powf(-0.5)).matmul(key.swap_dims(2, 3)).cast(wide(dtype));
+    let scores = scores.mask_fill(hidden.expand([batch, heads, length, keys]), f32::NEG_INFINITY);
+    softmax(scores, 3).cast(dtype).matmul(value)
 }
 
 #[cfg(test)]

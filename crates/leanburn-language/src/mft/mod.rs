@@ -26,11 +26,15 @@ mod config;
 mod mask;
 mod masks;
 mod model;
+#[cfg(feature = "train")]
+mod train;
 
 pub use config::{MaskKind, ScoreInitial, Subnet, SubnetMode, percentile};
 pub use mask::{Mask, removed_count};
 pub use masks::Masks;
 pub use model::MaskedLlama;
+#[cfg(feature = "train")]
+pub use train::{MaskHook, MaskReport};
 
 #[cfg(test)]
 mod tests;
