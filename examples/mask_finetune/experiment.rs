@@ -5,25 +5,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use leanburn::{
-    burn::{
-        module::AutodiffModule,
-        module::ModuleDisplay,
-        optim::Optimizer,
-        tensor::{DType, TensorData},
-    },
+    burn::tensor::{DType, TensorData},
     core::checkpoint::Checkpoint,
     language::{
-        CausalLm, Encoded, TokenBatch, Trainable,
         folder::ModelFolder,
         llama::Llama,
-        loss,
         mft::{MaskedLlama, Masks, Subnet},
-        train::{FineTuning, Reduction, adamw},
     },
     prelude::*,
 };
-use leanburn_datasets::{affine_tokens, recipe};
-use leanburn_examples::Common;
+use leanburn_datasets::recipe;
+use leanburn_examples::{AffineTask, Common};
 
 /// The experiment's options.
 #[derive(Args)]
@@ -35,54 +27,6 @@ pub(crate) struct Options {
     common: Common,
 }
 
-const LENGTH: usize = 24;
-const BATCH: usize = 16;
-
-/// Rows that are trained on, and held-out ones.
-struct Task {
-    train: Vec<Encoded>,
-    valid: Vec<Encoded>,
-    device: DispatchDevice,
-}
-
-impl Task {
-    /// Losses on both.
-    fn losses<N: AutodiffModule<Dispatch>>(&self, network: &N) -> Result<[f64; 2]>
-    where
-        N::InnerModule: CausalLm<Dispatch>,
-    {
-        let network = network.valid();
-        let of = |texts: &[Encoded]| -> Result<f64> {
-            let batch = TokenBatch::padded(texts, 0, &self.device)?;
-            Ok(loss(&network, &batch).into_data().iter::<f64>().sum())
-        };
-        Ok([of(&self.train)?, of(&self.valid)?])
-    }
-
-    /// Trains for some steps, on 16 rows after the other; `seen` gets the network after each.
-    fn train<N>(
-        &self,
-        mut network: N,
-        steps: usize,
-        rate: impl Fn(usize) -> f64,
-        mut seen: impl FnMut(usize, &N) -> Result<()>,
-    ) -> Result<N>
-    where
-        N: Trainable<Dispatch>,
-        N::InnerModule: CausalLm<Dispatch> + ModuleDisplay,
-    {
-        let mut optimizer = adamw(0.0);
-        for step in 0..steps {
-            let first = step * BATCH % self.train.len();
-            let batch = TokenBatch::padded(&self.train[first..first + BATCH], 0, &self.device)?;
-            let (_, gradients) = FineTuning::new(network.clone(), Reduction::Mean).gradients(&batch);
-            network = optimizer.step(rate(step), network, gradients);
-            seen(step + 1, &network)?;
-        }
-        Ok(network)
-    }
-}
-
 fn row(name: &str, [train, valid]: [f64; 2], published: [f64; 2]) {
     println!("{name:<44} {train:>7.3} {valid:>8.3}    {:>7.3} {:>8.3}", published[0], published[1]);
 }
@@ -90,10 +34,7 @@ fn row(name: &str, [train, valid]: [f64; 2], published: [f64; 2]) {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let device = options.common.device()?;
     let network = ModelFolder::open(&options.model)?.load::<Dispatch>(DType::F32, &device)?;
-    let texts = |set: &str, rows: usize, noise: f64| {
-        affine_tokens(set, [5, 7], rows, LENGTH, noise).into_iter().map(Encoded::whole).collect()
-    };
-    let task = Task { train: texts("N.train", 48, 0.1), valid: texts("N.eval", 64, 0.0), device };
+    let task = AffineTask::new(device);
     println!("{:<44} {:>7} {:>8}    {:>7} {:>8}", "", "train", "held out", "train", "held out");
     println!("{:<44} {:>16}    {:>16}", "", "here", "published");
 

@@ -144,6 +144,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Nothing is wrong with the input: now a folder may be made.
     let run = run_folder(options)?;
     let target = run.path().join("model");
+    if options.resume && target.is_dir() {
+        println!("the run has ended: {}", target.display());
+        return Ok(());
+    }
     let mut generator = Generator::stream(options.common.seed, streams::INITIAL_WEIGHTS);
     let result = match options.method {
         Method::Random | Method::L1 => {

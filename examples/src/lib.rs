@@ -1,4 +1,9 @@
-//! What the examples share: the options `--device` and `--seed`, a progress bar, and the allocator.
+//! What the examples share: the options `--device` and `--seed`, a progress bar, a task for small language models, and the
+//! allocator.
+
+mod affine;
+
+pub use affine::AffineTask;
 
 use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -8,10 +8,15 @@ use leanburn::{
     anomaly::baselines::{Baseline, IsolationForestConfig},
     burn::module::AutodiffModule,
     core::{
+        random::Generator,
         report::{Plot, RunFolder, Style},
         train::{EpochReport, TrainingConfig},
     },
     graph::lgi::{Rows, Strength},
+    language::{
+        llama::{Llama, LlamaConfig},
+        mft::{MaskedLlama, ScoreInitial, Subnet},
+    },
     prelude::*,
     pruning::{
         Ratios,
@@ -32,7 +37,7 @@ use leanburn::{
     vision::{sequential::SequentialConfig, transform::Sample},
 };
 use leanburn_datasets::MovingDigits;
-use leanburn_examples::{Bar, Common, moving_digits, options};
+use leanburn_examples::{AffineTask, Bar, Common, moving_digits, options};
 use serde::Serialize;
 
 /// Runs every method once on embedded data.
@@ -78,6 +83,7 @@ fn main() -> Result<()> {
     rows.extend(latent_graph(&options.common, &device, &folder)?);
     rows.extend(pruning(&options.common, &device, &folder)?);
     rows.extend(frame_flexible(&options.common, &device, &folder)?);
+    rows.extend(mask_fine_tuning(&options.common, &device, &folder)?);
     let seconds = start.elapsed().as_secs_f64();
     folder.write_csv("results.csv", &rows)?;
     let report = Report { device: options.common.device, seed: options.common.seed, seconds, rows };
@@ -289,6 +295,59 @@ fn frame_flexible(common: &Common, device: &DispatchDevice, folder: &RunFolder) 
         plot = plot.with(method, Style::Line, points);
     }
     folder.write_plot("ffn-digits.svg", &plot)?;
+    Ok(rows)
+}
+
+/// A small LLaMA that is tuned in full on a task with noise until it gets no better, and then by masks, beside a random mask.
+fn mask_fine_tuning(common: &Common, device: &DispatchDevice, folder: &RunFolder) -> Result<Vec<Row>> {
+    const DATA: &str = "affine tokens, 10 % wrong";
+    let mut generator = Generator::new(common.seed);
+    let config = LlamaConfig::new(512, 64, 172, 4, 8).with_initializer_range(0.1);
+    let task = AffineTask::new(device.clone());
+    let mut rows = Vec::new();
+    let mut add = |method: &'static str, losses: [f64; 2], start: Instant| {
+        let (metric, value, seconds) = ("loss", losses[1], start.elapsed().as_secs_f64());
+        println!("{method:<18} {DATA:<28} {metric:<10} {value:>8.3} {seconds:>7.2} s");
+        rows.push(Row { method, data: DATA, metric, value, seconds });
+    };
+    let start = Instant::now();
+    let mut best: Option<(f64, Llama<Dispatch>)> = None;
+    let mut curve = Vec::new();
+    task.train(
+        config.init::<Dispatch>(&mut generator, device)?,
+        200,
+        |_| 1e-3,
+        |step, network| {
+            if step.is_multiple_of(20) {
+                let [_, loss] = task.losses(network)?;
+                curve.push((step as f64, loss));
+                if best.as_ref().is_none_or(|(before, _)| loss < *before) {
+                    best = Some((loss, network.clone()));
+                }
+            }
+            Ok(())
+        },
+    )?;
+    let (_, tuned) = best.expect("it was evaluated");
+    add("fine-tuned in full", task.losses(&tuned)?, start);
+    let start = Instant::now();
+    let masked = MaskedLlama::new(tuned, Subnet::new([2, 3]), ScoreInitial::Normal(0.02), &mut generator)?;
+    add("a random mask", task.losses(&masked)?, start);
+    let mut masks = Vec::new();
+    let falling = |step: usize| 1e-3 * (1.0 - step as f64 / 100.0);
+    let masked = task.train(masked, 100, falling, |step, network| {
+        if step.is_multiple_of(20) {
+            masks.push((step as f64, task.losses(network)?[1]));
+        }
+        Ok(())
+    })?;
+    add("MFT", task.losses(&masked)?, start);
+    let plot = Plot::new(DATA, "steps", "held-out loss").with("in full", Style::Line, curve).with(
+        "masks, from its best point",
+        Style::Line,
+        masks,
+    );
+    folder.write_plot("mft-affine.svg", &plot)?;
     Ok(rows)
 }
 

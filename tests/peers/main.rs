@@ -1,10 +1,13 @@
 //! leanburn beside its PyTorch peers: the same work on the same cores, in turns in one run.
 //!
-//! `cargo run --release -p leanburn-tests --features peers --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p`, `lgi`, `vision` or `video`,
-//! PYTHON has torch, scipy, scikit-learn and safetensors (for `vision` and `video` torchvision, for `vision` torch-pruning),
+//! `cargo run --release -p leanburn-tests --features peers --bin peers -- METHOD --python PYTHON`, where METHOD is `sla2p`, `lgi`, `vision`,
+//! `video` or `language`,
+//! PYTHON has torch, scipy, scikit-learn and safetensors (for `vision` and `video` torchvision, for `vision` torch-pruning, for `language`
+//! transformers),
 //! and `LEANBURN_DATA` names the folder of data sets. `-- sla2p-large` and `-- lgi-large` measure time and memory at sizes
 //! that the peers cannot run, and `-- video-parts` the temporal shift and the loader alone.
 
+mod language;
 mod lgi;
 mod sla2p;
 mod video;
@@ -27,6 +30,9 @@ fn main() -> Result<()> {
         ["sla2p-large"] => sla2p::large()?,
         ["sla2p"] => sla2p::pair("python3")?,
         ["sla2p", "--python", python] => sla2p::pair(python)?,
+        ["language-ours", mode] => print(&language::ours(mode)?),
+        ["language"] => language::pair("python3")?,
+        ["language", "--python", python] => language::pair(python)?,
         ["lgi-ours", mode, file] => print(&lgi::ours(mode, Path::new(file))?),
         ["lgi-large"] => lgi::large()?,
         ["lgi"] => lgi::pair("python3")?,
@@ -40,7 +46,7 @@ fn main() -> Result<()> {
         ["video", "--python", python] => video::pair(python)?,
         _ => {
             eprintln!(
-                "usage: peers sla2p | lgi | vision | video [--python PYTHON], or peers sla2p-large | lgi-large"
+                "usage: peers sla2p | lgi | vision | video | language [--python PYTHON], or peers sla2p-large | lgi-large"
             );
             std::process::exit(2);
         }
