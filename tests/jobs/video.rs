@@ -105,10 +105,12 @@ fn a_network_for_one_frame_count_fails_at_others_and_ffn_does_not() {
     let shared = run(&Method::Sharing);
     let separate = run(&Method::Single(2));
     let ffn = run(&Method::Ffn(Branches::ffn(&counts)));
-    println!("single {single:?}, shared {shared:?}, separate {separate:?}, FFN {ffn:?}");
+    let found = format!("single {single:?}, shared {shared:?}, separate {separate:?}, FFN {ffn:?}");
     // The single network knows the task at its own count, and loses tens of points at the lowest.
-    assert!(single[2] > 95.0 && single[0] < single[2] - 20.0, "{single:?} {ffn:?}");
-    assert!(ffn[2] > single[2] - 3.0 && ffn[1] > 95.0 && ffn[0] > single[0] + 8.0, "{single:?} {ffn:?}");
+    assert!(single[2] > 95.0 && single[0] < single[2] - 20.0, "{found}");
+    assert!(ffn[2] > single[2] - 3.0 && ffn[1] > 95.0, "{found}");
+    // At the lowest count sharing helps, FFN more, and it is no worse than a network for that count alone.
+    assert!(single[0] < shared[0] && shared[0] < ffn[0] && ffn[0] > separate[0] - 5.0, "{found}");
 }
 
 /// When a training is stopped.
