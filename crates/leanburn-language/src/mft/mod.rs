@@ -26,6 +26,7 @@ mod config;
 mod mask;
 mod masks;
 mod model;
+mod surface;
 #[cfg(feature = "train")]
 mod train;
 
@@ -33,6 +34,7 @@ pub use config::{MaskKind, ScoreInitial, Subnet, SubnetMode, percentile};
 pub use mask::{Mask, removed_count};
 pub use masks::Masks;
 pub use model::MaskedLlama;
+pub use surface::{Direction, loss_surface};
 #[cfg(feature = "train")]
 pub use train::{MaskHook, MaskReport};
 

@@ -174,3 +174,23 @@ fn masks_are_computed_anew_when_scores_change() {
     assert_eq!(logits(&network), before);
     assert_eq!(logits(&network.load_record(reversed.clone().into_record())), logits(&reversed));
 }
+
+#[test]
+fn the_loss_around_a_solution_is_seen() {
+    let network = base::<Flex>();
+    let masked = masked::<Flex>(Subnet::new([1, 2])).merged();
+    let texts = [Encoded::whole(vec![3, 1, 4, 1, 5])];
+    let batch = TokenBatch::<Flex>::padded(&texts, 0, &Default::default()).unwrap();
+    let of = |network: &Llama<Flex>| Ok(f64::from(loss(network, &batch).into_scalar()));
+    let towards = Direction::between(&network, &masked).unwrap();
+    let random = Direction::random(&network, &mut Generator::new(3));
+    let surface = loss_surface(&network, [&towards, &random], [&[0.0, 1.0], &[0.0, 0.5]], of).unwrap();
+    let expected = [of(&network).unwrap(), of(&masked).unwrap()];
+    for (row, expected) in surface.iter().zip(expected) {
+        assert!((row[0] - expected).abs() < 1e-4);
+        assert!((row[1] - expected).abs() > 1e-3);
+    }
+    let config = LlamaConfig::new(32, 16, 24, 1, 4);
+    let other = config.init::<Flex>(&mut Generator::new(1), &Default::default()).unwrap();
+    assert!(Direction::between(&network, &other).is_err());
+}
