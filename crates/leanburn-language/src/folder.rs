@@ -76,7 +76,7 @@ impl ModelFolder {
         Checkpoint::open(&self.path)
     }
 
-    /// The network. Its weights are read one by one from a memory map: the peak is the network and its largest weight twice.
+    /// The network. Its weights are read one by one from a memory map.
     ///
     /// - dtype: of its weights, whatever the file's are
     ///
