@@ -208,7 +208,7 @@ impl<B: Backend> TokenBatch<B> {
     /// When there is no text, or none of them has a target.
     pub fn padded(texts: &[Encoded], pad: u32, device: &B::Device) -> Result<Self> {
         let rows: Vec<Vec<&Encoded>> = texts.iter().map(|text| vec![text]).collect();
-        Self::new(&rows, pad, device)
+        Self::packed(&rows, pad, device)
     }
 
     /// Rows of several texts, one behind the other, which do not see each other.
@@ -217,10 +217,6 @@ impl<B: Backend> TokenBatch<B> {
     ///
     /// When there is no text, or none of them has a target.
     pub fn packed(rows: &[Vec<&Encoded>], pad: u32, device: &B::Device) -> Result<Self> {
-        Self::new(rows, pad, device)
-    }
-
-    fn new(rows: &[Vec<&Encoded>], pad: u32, device: &B::Device) -> Result<Self> {
         let lengths: Vec<Vec<usize>> =
             rows.iter().map(|row| row.iter().map(|text| text.tokens.len()).collect()).collect();
         let length = lengths.iter().map(|row| row.iter().sum()).max().unwrap_or(0);

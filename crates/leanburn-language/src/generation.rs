@@ -212,7 +212,8 @@ pub fn generate_texts<B: Backend>(
 ) -> Result<Vec<String>> {
     let encoded = prompts.iter().map(|prompt| tokenizer.encode(prompt.as_ref(), special));
     let encoded = encoded.collect::<Result<Vec<_>>>()?;
-    let mut streams: Vec<Stream> = encoded.iter().map(|prompt| Stream::new(prompt)).collect();
+    let streams = encoded.iter().map(|prompt| Stream::new(prompt, tokenizer));
+    let mut streams = streams.collect::<Result<Vec<_>>>()?;
     let mut failed = None;
     generate(model, &encoded, config, device, |prompt, token| {
         if config.stop_tokens.contains(&token) {
@@ -246,7 +247,8 @@ pub fn generate_texts<B: Backend>(
 /// A continuation as text, as far as it is known.
 struct Stream {
     /// The end of the prompt, with which the first tokens are decoded: a space before them depends on it.
-    context: Vec<u32>,
+    context: String,
+    /// The context's, and the continuation's behind them.
     tokens: Vec<u32>,
     text: String,
     /// How much of the text was given out.
@@ -254,18 +256,16 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(prompt: &[u32]) -> Self {
-        let context = prompt[prompt.len().saturating_sub(4)..].to_vec();
-        Self { context, tokens: Vec::new(), text: String::new(), given: 0 }
+    fn new(prompt: &[u32], tokenizer: &Tokenizer) -> Result<Self> {
+        let tokens = prompt[prompt.len().saturating_sub(4)..].to_vec();
+        Ok(Self { context: tokenizer.decode(&tokens)?, tokens, text: String::new(), given: 0 })
     }
 
     /// What a token adds that can be given out, and whether the continuation goes on.
     fn push(&mut self, token: u32, tokenizer: &Tokenizer, stop_texts: &[String]) -> Result<(String, bool)> {
         self.tokens.push(token);
-        let before = tokenizer.decode(&self.context)?;
-        let all: Vec<u32> = self.context.iter().chain(&self.tokens).copied().collect();
-        let all = tokenizer.decode(&all)?;
-        all.get(before.len()..).unwrap_or_default().clone_into(&mut self.text);
+        let all = tokenizer.decode(&self.tokens)?;
+        all.get(self.context.len()..).unwrap_or_default().clone_into(&mut self.text);
         if let Some(end) = stop_texts.iter().filter_map(|stop| self.text.find(stop)).min() {
             self.text.truncate(end);
             return Ok((self.finish(), false));
