@@ -21,12 +21,12 @@ use std::{
 };
 
 use burn::{
-    module::Module,
-    tensor::{DType, TensorData, backend::Backend},
+    module::{Module, ModuleVisitor, Param, ParamId},
+    tensor::{Bool, DType, Int, Shape, Tensor, TensorData, backend::Backend},
 };
 use burn_store::{
-    Applier, ApplyError, BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter,
-    SafetensorsStore, TensorSnapshot,
+    Applier, ApplyError, BurnToPyTorchAdapter, ModuleAdapter, ModuleSnapshot, ModuleStore,
+    PyTorchToBurnAdapter, SafetensorsStore, TensorSnapshot, TensorSnapshotError,
 };
 use safetensors::{Dtype, View};
 
@@ -203,7 +203,9 @@ impl Checkpoint {
         module: M,
         names: impl Fn(&str) -> String,
     ) -> Result<M> {
-        let parameters = parameters(&module, names);
+        let mut layouts = Layouts::default();
+        module.visit(&mut layouts);
+        let parameters = published(layouts.found, names);
         let prefix = self.wrapper(&parameters);
         let mut mismatch = Mismatch::default();
         let mut consumed = BTreeSet::new();
@@ -415,16 +417,67 @@ struct Parameter {
 }
 
 fn parameters<B: Backend, M: Module<B>>(module: &M, names: impl Fn(&str) -> String) -> Vec<Parameter> {
-    let own = module.collect(None, None, true);
-    let published = module.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
+    published(module.collect(None, None, true), names)
+}
+
+fn published(own: Vec<TensorSnapshot>, names: impl Fn(&str) -> String) -> Vec<Parameter> {
     own.into_iter()
-        .zip(published)
-        .map(|(own, snapshot)| Parameter {
-            path: own.full_path(),
-            published: names(&snapshot.full_path()),
-            snapshot,
+        .map(|own| {
+            let snapshot = BurnToPyTorchAdapter.adapt(&own);
+            Parameter { path: own.full_path(), published: names(&snapshot.full_path()), snapshot }
         })
         .collect()
+}
+
+/// Collects parameters as burn-store's collector does, but without their values: a module that waits for a checkpoint
+/// need not have any yet, and those of a device's memory would be taken twice.
+#[derive(Default)]
+struct Layouts {
+    path: Vec<String>,
+    containers: Vec<String>,
+    found: Vec<TensorSnapshot>,
+}
+
+impl Layouts {
+    fn add(&mut self, dtype: DType, shape: Shape, id: ParamId) {
+        let none = || Err(TensorSnapshotError::DataError("a layout has no values".to_owned()));
+        let (path, containers) = (self.path.clone(), self.containers.clone());
+        self.found.push(TensorSnapshot::from_closure(Rc::new(none), dtype, shape, path, containers, id));
+    }
+}
+
+impl<B: Backend> ModuleVisitor<B> for Layouts {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.containers.push(container.to_owned());
+        if !is_variant(container) {
+            self.path.push(name.to_owned());
+        }
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.containers.pop();
+        if !is_variant(container) {
+            self.path.pop();
+        }
+    }
+
+    // A clone of a parameter that is not there yet is made for its type, and given back at once.
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        self.add(param.clone().val().dtype(), param.lazy_shape(), param.id);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<B, D, Int>>) {
+        self.add(param.clone().val().dtype(), param.lazy_shape(), param.id);
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<B, D, Bool>>) {
+        self.add(param.clone().val().dtype(), param.lazy_shape(), param.id);
+    }
+}
+
+/// Whether a part of a module is an enum's variant, whose name is no part of a path.
+fn is_variant(container: &str) -> bool {
+    container.starts_with("Enum:")
 }
 
 /// `tensor` under the path `path`, cast to `dtype` when read.

@@ -164,6 +164,15 @@ pub fn write_csv(path: impl AsRef<Path>, rows: impl IntoIterator<Item = impl Ser
     write_bytes(path, &bytes)
 }
 
+/// Writes a text.
+///
+/// # Errors
+///
+/// When the file exists or cannot be written.
+pub fn write_text(path: impl AsRef<Path>, text: &str) -> Result<()> {
+    write_bytes(path.as_ref(), text.as_bytes())
+}
+
 fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_new(path, |temporary| {
         fs::File::options()
@@ -198,6 +207,29 @@ pub fn write_new(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result
     })
 }
 
+/// Lets `write` fill a temporary folder beside `path`, then gives it that name: the folder appears complete or not at all.
+///
+/// # Errors
+///
+/// When `path` exists and is not an empty folder, when its parent cannot be written to, or the error of `write`.
+pub fn write_new_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if path.exists() {
+        if !path.is_dir() || !entries(path)?.is_empty() {
+            return Err(Error::Exists { path: path.to_owned() });
+        }
+        fs::remove_dir(path).map_err(Error::io(path))?;
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let temporary =
+        tempfile::Builder::new().prefix(".unfinished-").tempdir_in(parent).map_err(Error::io(parent))?;
+    // Of a folder in it, since the temporary one is for its owner alone.
+    let whole = temporary.path().join("whole");
+    fs::create_dir(&whole).map_err(Error::io(&whole))?;
+    write(&whole)?;
+    fs::rename(&whole, path).map_err(Error::io(path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +238,23 @@ mod tests {
     struct Row {
         name: &'static str,
         value: f64,
+    }
+
+    #[test]
+    fn folders_appear_whole_or_not_at_all() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("model");
+        let fails = |folder: &Path| {
+            write_text(folder.join("a"), "half")?;
+            Err(Error::data("weights", "some", "none"))
+        };
+        assert!(write_new_folder(&path, fails).is_err());
+        assert_eq!(entries(parent.path()).unwrap(), Vec::<PathBuf>::new());
+        fs::create_dir(&path).unwrap();
+        write_new_folder(&path, |folder| write_text(folder.join("a"), "whole")).unwrap();
+        assert_eq!(fs::read_to_string(path.join("a")).unwrap(), "whole");
+        assert!(matches!(write_new_folder(&path, |_| Ok(())), Err(Error::Exists { .. })));
+        assert_eq!(entries(parent.path()).unwrap(), [path]);
     }
 
     #[test]

@@ -42,7 +42,12 @@ pub struct TrainingConfig {
 }
 
 impl TrainingConfig {
-    fn check(&self) -> Result<()> {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// When one is out of its range.
+    pub fn check(&self) -> Result<()> {
         at_least_one([
             ("epochs", self.epochs),
             ("accumulation", self.accumulation),

@@ -8,7 +8,8 @@
 //! - [parameter groups](ParameterGroups) with a learning rate and a decay of their own;
 //! - clipping by the norm of all gradients together, accumulation as a mean, a [`Schedule`](crate::schedule::Schedule)
 //!   by step, a moving average of the weights;
-//! - [hooks](Hook) on gradients and on weights, for methods that work on them;
+//! - [hooks](Hook) on gradients and on weights, for methods that work on them, and one that keeps the [best
+//!   epoch](BestEpoch)'s weights;
 //! - [loaders](Loader) whose order, and whose augmentation, depend on the seed, the epoch and the index alone,
 //!   whatever the number of workers.
 //!
@@ -17,6 +18,8 @@
 
 #[cfg(feature = "train")]
 mod average;
+#[cfg(feature = "train")]
+mod best;
 #[cfg(feature = "train")]
 mod config;
 #[cfg(feature = "train")]
@@ -34,6 +37,7 @@ mod tests;
 
 #[cfg(feature = "train")]
 pub use {
+    best::BestEpoch,
     config::{EpochReport, Hook, Trained, Training, TrainingConfig},
     history::{History, Measured},
     loader::{Batch, Batches, BurnLoader, Dataset, Loader},

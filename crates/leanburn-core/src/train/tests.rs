@@ -223,6 +223,36 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 }
 
 #[test]
+fn the_weights_of_the_best_epoch_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let fit = |epochs: usize, after: usize| {
+        // Rates at which the loss does not fall to the end.
+        let groups = Groups::new(momentum()).with_group(|_| true, 12.0, momentum());
+        let training = training(TrainingConfig::new(epochs), groups).resumed();
+        let stop = Stop { after, seen: Arc::default(), interrupter: training.interrupter() };
+        let best = BestEpoch::new(folder.path(), "Loss");
+        let folder = (after > 0).then(|| folder.path());
+        run(training.with_hook(stop).with_hook(best), folder).unwrap()
+    };
+    assert!(fit(6, 20).interrupted);
+    let whole = fit(6, usize::MAX);
+    let curve = whole.history.curve("valid", "Loss");
+    let lowest = curve.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
+    assert!((1..6).contains(&lowest), "{curve:?}");
+    let (best, epoch) = BestEpoch::load(folder.path(), Net::<B>::new(true)).unwrap();
+    assert_eq!(epoch, lowest);
+    let until = fit(lowest, 0);
+    assert_eq!(weights(&best), weights(&until.model));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(
+        BestEpoch::load(empty.path(), Net::<B>::new(true))
+            .unwrap_err()
+            .to_string()
+            .contains("best.safetensors")
+    );
+}
+
+#[test]
 fn accumulated_batches_are_the_large_batch() {
     let fit = |batch: usize, accumulation: usize| {
         let training =
