@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use leanburn::{
     burn::tensor::{DType, Tensor, TensorData},
-    core::checkpoint::Checkpoint,
+    core::{checkpoint::Checkpoint, random::Generator},
     language::{
         CausalLm, Encoded, TokenBatch,
         chat::{ChatTemplate, Message},
         evaluation::{gsm8k, human_eval, if_eval::Instruction},
         folder::ModelFolder,
         generation::{GenerationConfig, generate, generate_texts},
-        llama::Sequences,
+        llama::{LlamaConfig, Sequences},
         tokenizer::Tokenizer,
         train::{RateDecay, Recipe},
     },
@@ -119,7 +119,8 @@ fn conversations_are_learned_as_published() {
         assert_eq!(template.render(&messages, false, marks).unwrap(), rendered);
         assert_eq!(template.render(&messages, true, marks).unwrap(), rendered_generation_prompt);
         for Labelled { max_seq_length, input_ids, labels, kept } in encoded {
-            let found = template.encode_with(&messages, max_seq_length, marks, tokens).unwrap();
+            let mut found = template.encode_with(&messages, marks, tokens).unwrap();
+            found.truncate(max_seq_length);
             let found_labels = found.tokens.iter().zip(&found.learned);
             let found_labels: Vec<i64> = found_labels
                 .map(|(token, learned)| if *learned { i64::from(*token) } else { -100 })
@@ -220,6 +221,22 @@ fn instructions_are_checked_as_published() {
         let found = (rule.is_followed(&response), rule.is_followed_loosely(&response));
         assert_eq!(found, (strict, loose), "{instruction} {kwargs:?} {response:?}");
     }
+}
+
+#[test]
+fn a_device_that_records_gradients_generates_the_same() {
+    let plain = leanburn::device::parse("flex").unwrap();
+    let recording = leanburn::device::autodiff(plain.clone());
+    let config =
+        LlamaConfig::new(32, 16, 24, 2, 4).with_num_key_value_heads(Some(2)).with_initializer_range(0.4);
+    // Of different lengths, so that some are padded.
+    let prompts = [vec![1, 5, 9, 3], vec![7], vec![2, 2]];
+    let [found, expected] = [recording, plain].map(|device| {
+        let network = config.init::<Dispatch>(&mut Generator::new(1), &device).unwrap();
+        let config = GenerationConfig::new().with_max_new_tokens(9);
+        generate(&network, &prompts, &config, &device, |_, _| true).unwrap()
+    });
+    assert_eq!(found, expected);
 }
 
 #[test]

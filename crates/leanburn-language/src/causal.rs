@@ -108,7 +108,7 @@ pub trait CausalLm<B: Backend>: Sync {
     fn surroundings(&self, sequences: &Sequences, seen: usize) -> Surroundings<B> {
         let (config, device) = (self.llama().config(), self.llama().device());
         Surroundings {
-            rotary: Rotary::new(config, &sequences.positions(seen), sequences.length(), &device),
+            rotary: Rotary::new(config, &sequences.positions(seen), sequences.longest(), &device),
             hidden: sequences.hidden(seen, &device),
         }
     }
@@ -175,6 +175,12 @@ impl Encoded {
     pub fn whole(tokens: Vec<u32>) -> Self {
         let learned = vec![true; tokens.len()];
         Self { tokens, learned }
+    }
+
+    /// Cuts the text off behind so many tokens.
+    pub fn truncate(&mut self, length: usize) {
+        self.tokens.truncate(length);
+        self.learned.truncate(length);
     }
 
     /// How many tokens are predicted: the first of a text never is.
@@ -253,16 +259,6 @@ impl<B: Backend> TokenBatch<B> {
     /// How many tokens are predicted.
     pub fn target_count(&self) -> usize {
         self.targets.dims()[0]
-    }
-
-    /// The batch on another device.
-    pub fn to_device(self, device: &B::Device) -> Self {
-        Self {
-            tokens: self.tokens.to_device(device),
-            places: self.places.to_device(device),
-            targets: self.targets.to_device(device),
-            ..self
-        }
     }
 
     /// What the output layer gets at the places whose next token is predicted.

@@ -162,14 +162,16 @@ impl ChatTemplate {
     /// Where messages end in the tokens is found by writing the conversation up to each of them, as the published program
     /// does: in a tokenizer that joins tokens across such an end it may be a token off.
     ///
-    /// - `max_length`: what is longer is cut off
-    ///
     /// # Errors
     ///
     /// When the template or the tokenizer cannot take the conversation.
-    pub fn encode(&self, messages: &[Message], tokenizer: &Tokenizer, max_length: usize) -> Result<Encoded> {
+    pub fn encode(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Encoded> {
         let [bos, eos] = tokenizer.marks();
-        self.encode_with(messages, max_length, [&bos, &eos], |text| tokenizer.encode(text, false))
+        if eos.is_empty() && self.0.contains("eos_token") {
+            let expected = "a token that ends a text, as the template writes one";
+            return Err(Error::data("tokenizer, `eos_token`", expected, "none"));
+        }
+        self.encode_with(messages, [&bos, &eos], |text| tokenizer.encode(text, false))
     }
 
     /// [`encode`](Self::encode) with any function from texts to tokens.
@@ -182,15 +184,13 @@ impl ChatTemplate {
     pub fn encode_with(
         &self,
         messages: &[Message],
-        max_length: usize,
         marks: [&str; 2],
         tokens: impl Fn(&str) -> Result<Vec<u32>>,
     ) -> Result<Encoded> {
         let length = |count: usize, prompt: bool| -> Result<usize> {
-            Ok(tokens(&self.render(&messages[..count], prompt, marks)?)?.len().min(max_length))
+            Ok(tokens(&self.render(&messages[..count], prompt, marks)?)?.len())
         };
-        let mut tokens_of_all = tokens(&self.render(messages, false, marks)?)?;
-        tokens_of_all.truncate(max_length);
+        let tokens_of_all = tokens(&self.render(messages, false, marks)?)?;
         let mut learned = vec![true; tokens_of_all.len()];
         for (place, message) in messages.iter().enumerate() {
             if message.role == Role::Assistant {
@@ -200,10 +200,8 @@ impl ChatTemplate {
             let answered = messages.get(place + 1).is_some_and(|next| next.role == Role::Assistant);
             let end = length(place + 1, answered)?;
             let last = learned.len();
-            learned[start.min(last)..end.min(last)].fill(false);
-            if end >= max_length {
-                break;
-            }
+            // A template may write the beginning of a conversation longer than more of it.
+            learned[start.min(last)..end.max(start).min(last)].fill(false);
         }
         Ok(Encoded { tokens: tokens_of_all, learned })
     }
@@ -222,8 +220,17 @@ mod tests {
         let render = |role| template.render(&[Message::new(role, " hi ")], false, ["<s>", "</s>"]);
         assert_eq!(render(Role::User).unwrap(), "<s>hi");
         assert!(render(Role::System).unwrap_err().to_string().contains("a user begins"));
-        assert!(ChatTemplate::new("{% if %}").render(&[], false, ["", ""]).is_err());
+        let broken = ChatTemplate::new("{{ bos_token }}\n\n{% if %}").render(&[], false, ["", ""]);
+        let error = broken.unwrap_err().to_string();
+        assert!(error.contains(":3"), "{error}");
         assert!(ChatTemplate::named("tulo").unwrap_err().to_string().contains("tulu"));
+        // With words as tokens, "a </s>" is longer than "a b</s>".
+        let words = |text: &str| Ok(text.split_whitespace().map(|_| 0).collect());
+        let messages = [Message::new(Role::User, "a"), Message::new(Role::System, "b")];
+        let shrinking = ChatTemplate::new(
+            "{% for message in messages %}{{ message.content }}{% if loop.last and loop.first %} c d{% endif %} {% endfor %}",
+        );
+        assert_eq!(shrinking.encode_with(&messages, ["", ""], words).unwrap().tokens.len(), 2);
         assert_eq!(ChatTemplate::new("x").with_bos().render(&[], false, ["<s>", ""]).unwrap(), "<s>x");
     }
 }

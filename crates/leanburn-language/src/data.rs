@@ -62,6 +62,12 @@ fn messages(object: &Map<String, Value>) -> Result<Conversation, String> {
     let text = |key: &str| -> Result<&str, String> {
         object[key].as_str().ok_or_else(|| format!("`{key}` that is no text"))
     };
+    let optional = |key: &str| -> Result<&str, String> {
+        match object.get(key) {
+            None | Some(Value::Null) => Ok(""),
+            Some(_) => text(key),
+        }
+    };
     let has = |keys: &[&str]| keys.iter().all(|key| object.contains_key(*key));
     let pair = |question: &str, answer: &str| -> Result<Conversation, String> {
         Ok(vec![Message::new(Role::User, text(question)?), Message::new(Role::Assistant, text(answer)?)])
@@ -75,7 +81,7 @@ fn messages(object: &Map<String, Value>) -> Result<Conversation, String> {
         list("messages")
     } else if has(&["instruction", "output"]) {
         let instruction = text("instruction")?;
-        let input = if has(&["input"]) { text("input")? } else { "" };
+        let input = optional("input")?;
         let prompt = if input.is_empty() {
             format!(
                 "Below is an instruction that describes a task. Write a response that appropriately completes the \
@@ -93,6 +99,9 @@ fn messages(object: &Map<String, Value>) -> Result<Conversation, String> {
         pair("prompt", "completion")
     } else if has(&["conversations"]) {
         let turns = object["conversations"].as_array().ok_or("`conversations` that is no list")?;
+        if turns.is_empty() {
+            return Err("`conversations` without a message".to_owned());
+        }
         let turn = |turn: &Value| {
             let role = match turn["from"].as_str() {
                 Some("human" | "user") => Role::User,
@@ -105,7 +114,7 @@ fn messages(object: &Map<String, Value>) -> Result<Conversation, String> {
         };
         turns.iter().map(turn).collect()
     } else if has(&["question", "response"]) {
-        let system = if has(&["system_prompt"]) { text("system_prompt")? } else { "" };
+        let system = optional("system_prompt")?;
         let system = (!system.is_empty()).then(|| Message::new(Role::System, system));
         Ok(system.into_iter().chain(pair("question", "response")?).collect())
     } else if has(&["query", "answer"]) {
@@ -122,16 +131,18 @@ fn messages(object: &Map<String, Value>) -> Result<Conversation, String> {
 
 /// Parts of several sets, one behind the other: of each its first conversations after a shuffle.
 ///
-/// - sets: each with how many are taken. Where a number is above 1, all are counts; otherwise shares of the sets
+/// - sets: each with how many are taken, all where there is no number. Where a number is above 1, they are counts;
+///   otherwise shares of the sets
 ///
 /// # Errors
 ///
 /// When a count is no whole number or above what the set has, or a share is negative.
-pub fn mix(sets: Vec<(Vec<Conversation>, f64)>, seed: u64) -> Result<Vec<Conversation>> {
-    let counts = sets.iter().any(|(_, amount)| *amount > 1.0);
+pub fn mix(sets: Vec<(Vec<Conversation>, Option<f64>)>, seed: u64) -> Result<Vec<Conversation>> {
+    let counts = sets.iter().any(|(_, amount)| amount.is_some_and(|amount| amount > 1.0));
     let mut mixture = Vec::new();
     for (number, (conversations, amount)) in sets.into_iter().enumerate() {
         let field = || format!("amount of set {}", number + 1);
+        let amount = amount.unwrap_or(if counts { conversations.len() as f64 } else { 1.0 });
         let whole = amount >= 0.0 && (!counts || amount.fract() == 0.0);
         if !whole {
             let expected = if counts { "whole numbers, since one is above 1" } else { "a share from 0 to 1" };
@@ -149,7 +160,39 @@ pub fn mix(sets: Vec<(Vec<Conversation>, f64)>, seed: u64) -> Result<Vec<Convers
     Ok(mixture)
 }
 
-/// Conversations as tokens, without those in which nothing is learned.
+/// Conversations as tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EncodedSet {
+    /// Those in which something is learned.
+    pub texts: Vec<Encoded>,
+    /// How many others there were, which are left out: empty ones, and those whose answers lie behind the longest length.
+    pub left_out: usize,
+    /// How many of the texts were longer than the longest length, and are cut off there.
+    pub cut_off: usize,
+}
+
+impl EncodedSet {
+    /// Checks that a network has all of the tokens.
+    ///
+    /// - `vocab_size`: the network's
+    ///
+    /// # Errors
+    ///
+    /// When it has not.
+    pub fn check(&self, vocab_size: usize) -> Result<()> {
+        let largest = self.texts.iter().flat_map(|text| &text.tokens).max();
+        match largest {
+            Some(&token) if token as usize >= vocab_size => {
+                let expected =
+                    format!("tokens below {vocab_size}, as the network has; `Llama::resized` adds some");
+                Err(Error::data("conversations", expected, token))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes conversations as tokens.
 ///
 /// - `max_length`: what is longer is cut off
 ///
@@ -161,18 +204,29 @@ pub fn encode(
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
     max_length: usize,
-) -> Result<Vec<Encoded>> {
+) -> Result<EncodedSet> {
     use rayon::prelude::*;
     let encoded: Vec<Encoded> = conversations
         .par_iter()
         .enumerate()
         .map(|(number, messages)| {
-            template.encode(messages, tokenizer, max_length).map_err(|error| {
+            template.encode(messages, tokenizer).map_err(|error| {
                 Error::data(format!("conversation {}", number + 1), "one that can be encoded", error)
             })
         })
         .collect::<Result<_>>()?;
-    Ok(encoded.into_iter().filter(|text| text.targets() > 0).collect())
+    let mut set = EncodedSet::default();
+    for mut text in encoded {
+        let is_long = text.tokens.len() > max_length;
+        text.truncate(max_length);
+        if text.targets() == 0 {
+            set.left_out += 1;
+            continue;
+        }
+        set.cut_off += usize::from(is_long);
+        set.texts.push(text);
+    }
+    Ok(set)
 }
 
 /// Texts put together in rows of at most so many tokens, the longest first, each into the fullest row that has room.
@@ -231,7 +285,7 @@ mod tests {
             r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#,
             r#"{"prompt": "a", "completion": "b"}"#,
             r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}"#,
-            r#"{"question": "a", "response": "b", "system_prompt": ""}"#,
+            r#"{"question": "a", "response": "b", "system_prompt": null}"#,
             r#"{"query": "a", "answer": "b"}"#,
             r#"{"query": "a", "response": "b"}"#,
             r#"{"rejected": [], "reference_completion": "", "chosen":
@@ -262,6 +316,7 @@ mod tests {
             (r#"{"messages": [{"role": "robot", "content": "a"}]}"#, "robot"),
             (r#"{"prompt": 3, "completion": "b"}"#, "prompt"),
             (r#"{"conversations": [{"from": "bird", "value": "b"}]}"#, "bird"),
+            (r#"{"conversations": []}"#, "without a message"),
         ] {
             let (_folder, path) =
                 write("set.jsonl", &format!("{{\"query\": \"a\", \"answer\": \"b\"}}\n{line}"));
@@ -275,14 +330,54 @@ mod tests {
         let set = |name: &str, count: usize| -> Vec<Conversation> {
             (0..count).map(|number| vec![Message::new(Role::User, format!("{name}{number}"))]).collect()
         };
-        let mixed = mix(vec![(set("a", 5), 3.0), (set("b", 4), 1.0)], 42).unwrap();
+        let mixed = mix(vec![(set("a", 5), Some(3.0)), (set("b", 4), Some(1.0))], 42).unwrap();
         let names: Vec<&str> = mixed.iter().map(|messages| &messages[0].content[..1]).collect();
         assert_eq!(names, ["a", "a", "a", "b"]);
-        assert_eq!(mixed, mix(vec![(set("a", 5), 3.0), (set("b", 4), 1.0)], 42).unwrap());
-        assert_eq!(mix(vec![(set("a", 4), 0.5), (set("b", 4), 1.0)], 42).unwrap().len(), 6);
+        assert_eq!(mixed, mix(vec![(set("a", 5), Some(3.0)), (set("b", 4), Some(1.0))], 42).unwrap());
+        assert_eq!(mix(vec![(set("a", 4), Some(0.5)), (set("b", 4), Some(1.0))], 42).unwrap().len(), 6);
+        // All of a set beside a number of another.
+        assert_eq!(mix(vec![(set("a", 5), Some(3.0)), (set("b", 4), None)], 42).unwrap().len(), 7);
+        assert_eq!(mix(vec![(set("a", 4), Some(0.5)), (set("b", 4), None)], 42).unwrap().len(), 6);
         for amount in [6.0, 2.5, -1.0] {
-            assert!(mix(vec![(set("a", 5), amount)], 42).unwrap_err().to_string().contains("set 1"));
+            assert!(mix(vec![(set("a", 5), Some(amount))], 42).unwrap_err().to_string().contains("set 1"));
         }
+    }
+
+    #[test]
+    fn texts_without_targets_and_long_ones_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = folder.path().join("tokenizer.json");
+        let words: Map<String, Value> = ["<unk>", "</s>", "a", "b"]
+            .iter()
+            .zip(0..)
+            .map(|(word, id)| ((*word).to_owned(), Value::from(id)))
+            .collect();
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "pre_tokenizer": { "type": "WhitespaceSplit" },
+            "model": { "type": "WordLevel", "vocab": words, "unk_token": "<unk>" },
+        });
+        std::fs::write(&tokenizer, json.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_file(&tokenizer).unwrap();
+        let conversation = |user: &str, assistant: Option<&str>| -> Conversation {
+            let answer = assistant.map(|text| Message::new(Role::Assistant, text));
+            [Message::new(Role::User, user)].into_iter().chain(answer).collect()
+        };
+        let conversations = [
+            conversation("a", Some("b")),
+            // Longer than the limit, with an answer before it and behind it.
+            conversation("a", Some("b b b b")),
+            conversation("a a a a", Some("b")),
+            conversation("a", None),
+        ];
+        let template = ChatTemplate::new("{% for message in messages %}{{ message.content }} {% endfor %}");
+        let set = encode(&conversations, &template, &tokenizer, 4).unwrap();
+        assert_eq!((set.texts.len(), set.cut_off, set.left_out), (2, 1, 2));
+        assert_eq!(set.texts[1].tokens, [2, 3, 3, 3]);
+        assert!(set.check(4).is_ok());
+        assert!(set.check(3).unwrap_err().to_string().contains("resized"));
+        // A template that ends texts needs a token that does.
+        let error = encode(&conversations, &ChatTemplate::tulu(), &tokenizer, 4).unwrap_err().to_string();
+        assert!(error.contains("eos_token"), "{error}");
     }
 
     #[test]

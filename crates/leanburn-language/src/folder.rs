@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     generation::GenerationConfig,
-    llama::{Llama, LlamaConfig},
+    llama::{Llama, LlamaConfig, OneOrMore},
     tokenizer::{Tokenizer, is_llama2c},
 };
 
@@ -29,6 +29,21 @@ const COMPANIONS: [&str; 9] = [
     "vocab.json",
     "merges.txt",
 ];
+
+/// Keys of `config.json` by which the published program of mask fine-tuning knows a masked model.
+const MASKED: [&str; 7] = [
+    "subnet_mode",
+    "subnet_type",
+    "sparsity_attn",
+    "sparsity_mlp",
+    "threshold_attn",
+    "threshold_mlp",
+    "masked_layers",
+];
+
+/// Types of weights, and how `config.json` calls them.
+const TORCH_NAMES: [(DType, &str); 4] =
+    [(DType::F32, "float32"), (DType::F16, "float16"), (DType::BF16, "bfloat16"), (DType::F64, "float64")];
 
 /// A folder with a model: `config.json`, weights (safetensors or PyTorch's `.bin`, whole or in shards), a tokenizer.
 #[derive(Debug, Clone)]
@@ -47,7 +62,7 @@ impl ModelFolder {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let file = path.join("config.json");
-        let json = read_object(&file)?;
+        let json: Map<String, Value> = report::read_json(&file)?;
         let config = LlamaConfig::from_json(&Value::Object(json.clone()), &file)?;
         Ok(Self { path, json, config })
     }
@@ -65,6 +80,21 @@ impl ModelFolder {
     /// All that `config.json` says.
     pub fn json(&self) -> &Map<String, Value> {
         &self.json
+    }
+
+    /// The type of the weights, as `config.json` tells it; float32 where it does not.
+    ///
+    /// # Errors
+    ///
+    /// When it is another than float32, float16, bfloat16 or float64.
+    pub fn dtype(&self) -> Result<DType> {
+        let named = |key: &&str| self.json.get(*key).filter(|name| !name.is_null());
+        let Some(name) = ["dtype", "torch_dtype"].iter().find_map(named) else { return Ok(DType::F32) };
+        let found = TORCH_NAMES.iter().find(|(_, known)| name == known);
+        found.map(|(dtype, _)| *dtype).ok_or_else(|| {
+            let known = TORCH_NAMES.map(|(_, name)| name).join(", ");
+            Error::format(self.path.join("config.json"), "`torch_dtype`", format!("one of {known}"), name)
+        })
     }
 
     /// The weights, read when they are used.
@@ -87,13 +117,26 @@ impl ModelFolder {
         Llama::load(&self.config, self.checkpoint()?, dtype, device)
     }
 
-    /// The tokenizer.
+    /// The tokenizer. Where its files do not say which tokens begin and end a text, `config.json` does.
     ///
     /// # Errors
     ///
     /// When there is none, or a file is not of its format.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::open(&self.path)
+        let LlamaConfig { bos_token_id, eos_token_ids, .. } = &self.config;
+        Ok(Tokenizer::open(&self.path)?.with_missing_marks(*bos_token_id, eos_token_ids.first().copied()))
+    }
+
+    /// The tokenizer of SentencePiece's file, where there is a `tokenizer.json` as well: the slow one of the transformers
+    /// library, by which the official runs of LLaMA-2 were made.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `tokenizer.model`, or a file is not of its format.
+    pub fn slow_tokenizer(&self) -> Result<Tokenizer> {
+        let LlamaConfig { bos_token_id, eos_token_ids, .. } = &self.config;
+        let tokenizer = Tokenizer::open_sentencepiece(&self.path)?;
+        Ok(tokenizer.with_missing_marks(*bos_token_id, eos_token_ids.first().copied()))
     }
 
     /// How the model's publishers generate with it; greedily where `generation_config.json` does not say.
@@ -108,23 +151,12 @@ impl ModelFolder {
             temperature: Option<f64>,
             top_k: Option<usize>,
             top_p: Option<f64>,
-            eos_token_id: Option<Value>,
+            eos_token_id: Option<OneOrMore>,
         }
         let file = self.path.join("generation_config.json");
-        let published: Published = if file.is_file() {
-            let json = Value::Object(read_object(&file)?);
-            serde_json::from_value(json)
-                .map_err(|error| Error::format(&file, "file", "a generation configuration", error))?
-        } else {
-            Published::default()
-        };
-        let ids = match &published.eos_token_id {
-            Some(Value::Number(id)) => id.as_u64().map(|id| vec![id as u32]),
-            Some(Value::Array(ids)) => {
-                Some(ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect())
-            }
-            _ => None,
-        };
+        let published: Published =
+            if file.is_file() { report::read_json(&file)? } else { Published::default() };
+        let ids = published.eos_token_id.map(Vec::from);
         let greedy = GenerationConfig::new()
             .with_stop_tokens(ids.unwrap_or_else(|| self.config.eos_token_ids.clone()));
         if !published.do_sample.unwrap_or(false) {
@@ -166,27 +198,24 @@ pub fn write<B: Backend>(
     source: Option<&ModelFolder>,
     options: WriteOptions,
 ) -> Result<()> {
-    let folder = folder.as_ref();
-    create_new(folder)?;
-    checkpoint::save_shards::<B, _>(network, folder, str::to_owned, options.dtype, options.shard_bytes)?;
     let original = source.map(|source| source.json.clone()).unwrap_or_default();
     let mut json = network.config().to_json(&original);
+    // Of a model that was masked: its masks are in the weights now.
+    json.retain(|key, _| !MASKED.contains(&key.as_str()));
     let dtype = options.dtype.unwrap_or_else(|| network.model.norm.weight.val().dtype());
-    json.insert("torch_dtype".to_owned(), torch_name(dtype).into());
-    report::write_json(folder.join("config.json"), &json)?;
-    if let Some(source) = source {
-        copy_companions(source.path(), folder)?;
+    // The older key says it to all readers.
+    json.remove("dtype");
+    if let Some((_, name)) = TORCH_NAMES.iter().find(|(known, _)| *known == dtype) {
+        json.insert("torch_dtype".to_owned(), (*name).into());
     }
-    Ok(())
-}
-
-/// Makes a folder that holds nothing yet.
-pub(crate) fn create_new(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    match report::entries(folder)?.into_iter().next() {
-        Some(path) => Err(Error::Exists { path }),
-        None => Ok(()),
-    }
+    report::write_new_folder(folder.as_ref(), |folder| {
+        checkpoint::save_shards::<B, _>(network, folder, str::to_owned, options.dtype, options.shard_bytes)?;
+        report::write_json(folder.join("config.json"), &json)?;
+        match source {
+            Some(source) => copy_companions(source.path(), folder),
+            None => Ok(()),
+        }
+    })
 }
 
 /// Copies a model's tokenizer and what else belongs to it.
@@ -198,20 +227,6 @@ fn copy_companions(source: &Path, folder: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn torch_name(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F64 => "float64",
-        DType::F16 => "float16",
-        DType::BF16 => "bfloat16",
-        _ => "float32",
-    }
-}
-
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|error| Error::format(path, "file", "a JSON object", error))
 }
 
 #[cfg(test)]
@@ -253,6 +268,7 @@ mod tests {
             write(&network, &folder, None, options).unwrap();
             let read = ModelFolder::open(&folder).unwrap();
             assert_eq!(read.json()["torch_dtype"], name);
+            assert_eq!(read.dtype().unwrap(), dtype);
             let stored = read.checkpoint().unwrap().read("lm_head.weight").unwrap();
             assert_eq!(stored.dtype, dtype);
             let half = read.load::<Flex>(dtype, &device).unwrap();
@@ -262,6 +278,23 @@ mod tests {
             let logits = half.forward(tokens, &Sequences::whole(1, 3));
             assert_eq!(logits.dtype(), DType::F32);
         }
+    }
+
+    #[test]
+    fn the_publishers_way_of_generation_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let config = LlamaConfig::new(32, 16, 24, 1, 2).with_eos_token_ids(vec![7]);
+        report::write_json(root.path().join("config.json"), &config.to_json(&Map::new())).unwrap();
+        let folder = ModelFolder::open(root.path()).unwrap();
+        let plain = folder.generation().unwrap();
+        assert_eq!((plain.temperature, plain.stop_tokens), (None, vec![7]));
+        let file = root.path().join("generation_config.json");
+        std::fs::write(&file, r#"{ "do_sample": true, "top_p": 0.9, "eos_token_id": [5, 6] }"#).unwrap();
+        let drawn = folder.generation().unwrap();
+        assert_eq!((drawn.temperature, drawn.top_k, drawn.top_p), (Some(1.0), 50, 0.9));
+        assert_eq!(drawn.stop_tokens, [5, 6]);
+        std::fs::write(&file, r#"{ "eos_token_id": "end" }"#).unwrap();
+        assert!(folder.generation().unwrap_err().to_string().contains("generation_config.json"));
     }
 
     #[test]

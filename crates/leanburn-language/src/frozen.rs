@@ -6,7 +6,7 @@ use std::{
 use burn::{
     module::{
         AutodiffModule, Content, Devices, EmptyRecord, Module, ModuleDisplay, ModuleDisplayDefault,
-        ModuleMapper, ModuleVisitor,
+        ModuleMapper, ModuleVisitor, Param,
     },
     tensor::{
         Tensor,
@@ -30,6 +30,20 @@ impl<M> Frozen<M> {
 
     pub(crate) fn get(&self) -> &M {
         &self.0
+    }
+
+    /// A copy that training changes.
+    pub(crate) fn thawed<B: Backend>(&self) -> M
+    where
+        M: Module<B>,
+    {
+        struct Thaw;
+        impl<B: Backend> ModuleMapper<B> for Thaw {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+                param.set_require_grad(true)
+            }
+        }
+        self.0.clone().map(&mut Thaw)
     }
 }
 

@@ -75,22 +75,24 @@ impl GenerationConfig {
         if self.top_p < 1.0 {
             let mut order: Vec<usize> = (0..scores.len()).collect();
             order.sort_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
-            let (last, others) = order.split_last().expect("there is a token");
+            order.pop();
             let mut mass = 0.0;
-            for &token in others {
+            for token in order {
                 mass += probabilities[token];
                 if mass > 1.0 - self.top_p {
                     break;
                 }
                 scores[token] = f64::NEG_INFINITY;
             }
-            debug_assert!(scores[*last].is_finite());
             probabilities = softmax(&scores);
         }
         probabilities
     }
 
-    fn choose(&self, logits: &[f32], generator: &mut Generator) -> u32 {
+    fn choose(&self, logits: &[f32], generator: &mut Generator) -> Result<u32> {
+        if let Some(logit) = logits.iter().find(|logit| logit.is_nan()) {
+            return Err(Error::data("logits", "numbers", logit));
+        }
         let probabilities = self.probabilities(logits);
         let draw = generator.between(0.0, 1.0);
         let mut mass = 0.0;
@@ -100,7 +102,7 @@ impl GenerationConfig {
         });
         // Rounding may leave the sum below the draw.
         let drawn = drawn.or_else(|| probabilities.iter().rposition(|probability| *probability > 0.0));
-        drawn.unwrap_or(0) as u32
+        Ok(drawn.unwrap_or(0) as u32)
     }
 }
 
@@ -120,7 +122,7 @@ fn softmax(scores: &[f64]) -> Vec<f64> {
 ///
 /// # Errors
 ///
-/// When a setting is out of its range, a prompt is empty, or it has a token that the network has not.
+/// When a setting is out of its range, a prompt is empty or has a token that the network has not, or logits are not numbers.
 pub fn generate<B: Backend>(
     model: &impl CausalLm<B>,
     prompts: &[Vec<u32>],
@@ -142,6 +144,10 @@ pub fn generate<B: Backend>(
     }
     let mut continuations = vec![Vec::new(); prompts.len()];
     let Some(length) = prompts.iter().map(Vec::len).max() else { return Ok(continuations) };
+    let (longest, known) = (length + config.max_new_tokens, llama.config().max_position_embeddings);
+    if longest > known {
+        log::warn!("texts of up to {longest} tokens, of a network that was trained on {known}");
+    }
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let mut sequences = Sequences::left_padded(&lengths, length);
     let padded = prompts.iter().flat_map(|prompt| {
@@ -166,7 +172,8 @@ pub fn generate<B: Backend>(
             let logits = logits.into_data().convert::<f32>();
             let logits: Vec<f32> = logits.iter::<f32>().collect();
             let rows = logits.chunks_exact(vocabulary).zip(&running);
-            rows.map(|(logits, &prompt)| config.choose(logits, &mut generators[prompt])).collect()
+            let drawn = rows.map(|(logits, &prompt)| config.choose(logits, &mut generators[prompt]));
+            drawn.collect::<Result<_>>()?
         } else {
             logits.argmax(1).into_data().iter::<i64>().map(|token| token as u32).collect()
         };
@@ -344,14 +351,59 @@ mod tests {
         let mut generator = Generator::new(1);
         let mut counts = [0_usize; 4];
         for _ in 0..4000 {
-            counts[config.choose(&logits, &mut generator) as usize] += 1;
+            counts[config.choose(&logits, &mut generator).unwrap() as usize] += 1;
         }
         for (count, probability) in counts.into_iter().zip(probabilities) {
             assert!((count as f64 / 4000.0 - probability).abs() < 0.03);
         }
+        assert!(config.choose(&[0.0, f32::NAN], &mut generator).is_err());
         // At least one token stays.
         let narrow = GenerationConfig::new().with_temperature(Some(1.0)).with_top_p(1e-9);
         assert_eq!(narrow.probabilities(&logits), [0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn texts_of_several_tokens_are_given_out_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokenizer.json");
+        // Tokens that are single bytes, as byte-level tokenizers write them.
+        let bytes: Vec<String> = (0..188_u32)
+            .map(|place| match place {
+                // The bytes that stand for themselves.
+                0..94 => place + 0x21,
+                94..106 => place - 94 + 0xA1,
+                106..188 => place - 106 + 0xAE,
+                _ => unreachable!(),
+            })
+            .map(|code| char::from_u32(code).unwrap().to_string())
+            .collect();
+        let vocabulary: serde_json::Map<String, serde_json::Value> =
+            bytes.iter().zip(0..).map(|(byte, id)| (byte.clone(), id.into())).collect();
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [],
+            "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
+            "model": { "type": "BPE", "vocab": vocabulary, "merges": [] },
+        });
+        std::fs::write(&file, json.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_file(&file).unwrap();
+        let ids = |text: &[u8]| -> Vec<u32> {
+            let id =
+                |byte: &u8| bytes.iter().position(|text| *text == char::from(*byte).to_string()).unwrap();
+            text.iter().map(|byte| id(byte) as u32).collect()
+        };
+        let mut stream = Stream::new(&ids(b"!"), &tokenizer).unwrap();
+        let mut parts = Vec::new();
+        for token in ids("h\u{e9}!STO-STOP".as_bytes()) {
+            let (added, goes_on) = stream.push(token, &tokenizer, &["STOP".to_owned()]).unwrap();
+            assert!(!added.contains(char::REPLACEMENT_CHARACTER));
+            parts.push(added);
+            if !goes_on {
+                break;
+            }
+        }
+        parts.push(stream.finish());
+        assert_eq!(parts.concat(), "h\u{e9}!STO-");
+        assert!(parts.len() > 5);
     }
 
     #[test]

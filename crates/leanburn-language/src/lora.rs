@@ -1,6 +1,6 @@
 //! LoRA (Hu et al., 2022): low-rank matrices beside frozen ones.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use burn::{
     config::Config,
@@ -18,11 +18,10 @@ use leanburn_core::{
     report,
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::{
     causal::{CausalLm, Trainable},
-    folder::{create_new, read_object},
     frozen::Frozen,
     llama::{Llama, Matrix, Place, multiplied},
 };
@@ -45,8 +44,17 @@ pub struct LoraConfig {
 }
 
 impl LoraConfig {
-    fn check(&self) -> Result<()> {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// When one is out of its range.
+    pub fn check(&self) -> Result<()> {
         at_least_one([("rank", self.rank), ("targets", self.targets.len())])?;
+        let distinct: BTreeSet<Matrix> = self.targets.iter().copied().collect();
+        if distinct.len() < self.targets.len() {
+            return Err(Error::setting("targets", "each matrix once", format!("{:?}", self.targets)));
+        }
         if !self.alpha.is_finite() {
             return Err(Error::setting("alpha", "a finite number", self.alpha));
         }
@@ -86,6 +94,60 @@ impl LoraConfig {
     }
 }
 
+/// What an `adapter_config.json` of PEFT says.
+#[derive(Deserialize)]
+struct Published {
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    lora_dropout: f64,
+    target_modules: Targets,
+    /// Whether what the adapters add is scaled by the root of the rank.
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Targets {
+    All(String),
+    Some(Vec<String>),
+}
+
+impl Published {
+    /// - file: for errors
+    fn config(self, file: &Path) -> Result<LoraConfig> {
+        const UNKNOWN: [&str; 6] =
+            ["use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "modules_to_save", "bias"];
+        for key in UNKNOWN {
+            let without = match self.others.get(key) {
+                None | Some(Value::Null | Value::Bool(false)) => true,
+                Some(Value::Object(patterns)) => patterns.is_empty(),
+                Some(Value::Array(modules)) => modules.is_empty(),
+                Some(other) => other == "none",
+            };
+            if !without {
+                let expected = "adapters of one rank in all layers, and nothing beside them";
+                return Err(Error::format(file, format!("`{key}`"), expected, &self.others[key]));
+            }
+        }
+        let unknown = |name: &str| Error::format(file, "`target_modules`", "matrices of a LLaMA", name);
+        let target = |name: &String| {
+            let found = Matrix::ALL.into_iter().find(|matrix| matrix.path().ends_with(&format!(".{name}")));
+            found.ok_or_else(|| unknown(name))
+        };
+        let targets = match &self.target_modules {
+            Targets::All(all) if all == "all-linear" => Matrix::ALL.to_vec(),
+            Targets::All(pattern) => return Err(unknown(pattern)),
+            Targets::Some(names) => names.iter().map(target).collect::<Result<_>>()?,
+        };
+        let alpha = if self.use_rslora { self.lora_alpha * (self.r as f64).sqrt() } else { self.lora_alpha };
+        Ok(LoraConfig { rank: self.r, alpha, dropout: self.lora_dropout, targets })
+    }
+}
+
 /// The two matrices beside a frozen one.
 #[derive(Module, Debug)]
 pub struct Adapter<B: Backend> {
@@ -112,30 +174,12 @@ impl<B: Backend> Lora<B> {
     ///
     /// # Errors
     ///
-    /// When a file is absent or not of its format, or the adapters do not fit the network.
+    /// When a file is absent or not of its format, the adapters are of a kind that is not known here (`DoRA`, other ranks for
+    /// some matrices, biases, whole modules), or they do not fit the network.
     pub fn load(base: Llama<B>, folder: impl AsRef<Path>) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Published {
-            r: usize,
-            lora_alpha: f64,
-            #[serde(default)]
-            lora_dropout: f64,
-            target_modules: Vec<String>,
-        }
         let folder = folder.as_ref();
         let file = folder.join("adapter_config.json");
-        let published: Published = serde_json::from_value(read_object(&file)?.into())
-            .map_err(|error| Error::format(&file, "file", "the configuration of LoRA adapters", error))?;
-        let target = |name: &String| {
-            let found = Matrix::ALL.into_iter().find(|matrix| matrix.path().ends_with(&format!(".{name}")));
-            found.ok_or_else(|| Error::format(&file, "`target_modules`", "matrices of a LLaMA", name))
-        };
-        let config = LoraConfig {
-            rank: published.r,
-            alpha: published.lora_alpha,
-            dropout: published.lora_dropout,
-            targets: published.target_modules.iter().map(target).collect::<Result<_>>()?,
-        };
+        let config = report::read_json::<Published>(&file)?.config(&file)?;
         let weights = ["adapter_model.safetensors", "adapter_model.bin"].map(|name| folder.join(name));
         let path = weights.iter().find(|path| path.is_file()).ok_or_else(|| {
             Error::format(folder, "folder", "adapter_model.safetensors or adapter_model.bin", "neither")
@@ -162,10 +206,7 @@ impl<B: Backend> Lora<B> {
     ///
     /// When the folder exists and is not empty, or a file cannot be written.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
-        let folder = folder.as_ref();
-        create_new(folder)?;
         let names = |path: &str| published_name(&self.places, path);
-        checkpoint::save(self, folder.join("adapter_model.safetensors"), names)?;
         let LoraConfig { rank, alpha, dropout, targets } = &self.config;
         let targets: Vec<&str> =
             targets.iter().filter_map(|matrix| matrix.path().split('.').next_back()).collect();
@@ -173,13 +214,16 @@ impl<B: Backend> Lora<B> {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "lora_dropout": dropout,
             "target_modules": targets, "bias": "none",
         });
-        report::write_json(folder.join("adapter_config.json"), &json)
+        report::write_new_folder(folder.as_ref(), |folder| {
+            checkpoint::save(self, folder.join("adapter_model.safetensors"), names)?;
+            report::write_json(folder.join("adapter_config.json"), &json)
+        })
     }
 
     /// The network with the adapters added to its matrices: an ordinary one.
     pub fn merged(&self) -> Llama<B> {
         let scaling = self.config.scaling();
-        self.places.iter().zip(&self.adapters).fold(self.base.get().clone(), |network, (&place, adapter)| {
+        self.places.iter().zip(&self.adapters).fold(self.base.thawed(), |network, (&place, adapter)| {
             let weight = network.projection(place).weight.val();
             let dtype = weight.dtype();
             let added = adapter.lora_b.val().matmul(adapter.lora_a.val()) * scaling;
@@ -268,6 +312,19 @@ mod tests {
         let loaded = Lora::load(base.clone(), folder.path()).unwrap();
         assert_eq!(logits(&|tokens| loaded.forward(tokens, &whole)), expected);
         assert!(matches!(network.save(folder.path()), Err(Error::Exists { .. })));
+        for (key, value) in [
+            ("use_dora", json!(true)),
+            ("rank_pattern", json!({ "q_proj": 8 })),
+            ("target_modules", json!(".*proj")),
+        ] {
+            let file = folder.path().join("adapter_config.json");
+            let plain = std::fs::read_to_string(&file).unwrap();
+            let mut changed: Map<String, Value> = serde_json::from_str(&plain).unwrap();
+            changed.insert(key.to_owned(), value);
+            std::fs::write(&file, serde_json::to_string(&changed).unwrap()).unwrap();
+            assert!(Lora::load(base.clone(), folder.path()).unwrap_err().to_string().contains(key));
+            std::fs::write(&file, plain).unwrap();
+        }
         std::fs::remove_file(folder.path().join("adapter_model.safetensors")).unwrap();
         assert!(Lora::load(base, folder.path()).unwrap_err().to_string().contains("adapter_model"));
     }

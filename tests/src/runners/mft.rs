@@ -2,10 +2,13 @@
 
 use leanburn::{
     burn::{
-        optim::Optimizer,
+        optim::{AdamWConfig, Optimizer},
         tensor::{Int, Tensor, TensorData},
     },
-    core::{Error, Result, checkpoint},
+    core::{
+        Error, Result, checkpoint,
+        train::{ParameterGroups, clipped},
+    },
     language::{
         CausalLm, Encoded, TokenBatch,
         folder::ModelFolder,
@@ -13,7 +16,7 @@ use leanburn::{
         llama::{KeyValueCache, Llama, Matrix, Place, Sequences, inverse_frequencies},
         lora::{Lora, LoraConfig},
         mft::{Mask, MaskKind, MaskedLlama, Subnet, SubnetMode, percentile, removed_count},
-        train::{FineTuning, Reduction, adamw},
+        train::{FineTuning, Reduction},
     },
     prelude::{Dispatch, DispatchDevice},
 };
@@ -136,7 +139,10 @@ pub(super) fn mft_step(case: &Case, device: &DispatchDevice) -> Result<Outputs> 
     #[derive(Deserialize)]
     struct Settings {
         lr: f64,
-        weight_decay: f64,
+        betas: [f32; 2],
+        eps: f32,
+        weight_decay: f32,
+        clip_global_norm: Option<f64>,
     }
     let config: Config = case.config()?;
     let training = leanburn::device::autodiff(device.clone());
@@ -153,7 +159,9 @@ pub(super) fn mft_step(case: &Case, device: &DispatchDevice) -> Result<Outputs> 
     };
     add_masks(&mut outputs, &network, 0);
     forward(&mut outputs, &network, &batch);
-    let mut optimizer = adamw(config.optimizer.weight_decay);
+    let Settings { lr, betas: [first, second], eps, weight_decay, clip_global_norm } = config.optimizer;
+    let adamw = AdamWConfig::new().with_beta_1(first).with_beta_2(second).with_epsilon(eps);
+    let mut optimizer = ParameterGroups::new(adamw.with_weight_decay(weight_decay).build());
     let mut losses = Vec::new();
     for step in 0..config.steps {
         let (loss, of_loss) = FineTuning::new(network.clone(), Reduction::Mean).gradients(&batch);
@@ -162,7 +170,11 @@ pub(super) fn mft_step(case: &Case, device: &DispatchDevice) -> Result<Outputs> 
             let names = |path: &str| network.published_name(path);
             add_gradients(&mut outputs, gradients::by_name(&network, &of_loss, names)?);
         }
-        network = optimizer.step(config.optimizer.lr, network, of_loss);
+        let of_loss = match clip_global_norm {
+            Some(largest) => clipped::<Dispatch, _>(&network, of_loss, largest).0,
+            None => of_loss,
+        };
+        network = optimizer.step(lr, network, of_loss);
         if step == 0 {
             add_masks(&mut outputs, &network, 1);
             for (place, scores) in network.places().iter().zip(&network.scores) {
@@ -221,19 +233,28 @@ pub(super) fn generation(case: &Case, device: &DispatchDevice) -> Result<Outputs
         .with_max_new_tokens(config.max_new_tokens)
         .with_stop_tokens(config.eos_token_id.into_iter().collect());
     let tokens = generate(&network, &prompts, &greedy, device, |_, _| true)?;
-    let chosen: Vec<i64> = tokens.iter().flatten().map(|token| i64::from(*token)).collect();
-    outputs.data("greedy_tokens", TensorData::new(chosen, [rows, config.max_new_tokens]));
+    // A row that has ended is filled up, and goes on so.
+    let steps_taken = tokens.iter().map(Vec::len).max().unwrap_or(0);
+    let tokens: Vec<Vec<i64>> = tokens
+        .into_iter()
+        .map(|row| {
+            let mut row: Vec<i64> = row.into_iter().map(i64::from).collect();
+            row.resize(steps_taken, config.pad_id);
+            row
+        })
+        .collect();
+    outputs.data("greedy_tokens", TensorData::new(tokens.concat(), [rows, steps_taken]));
     // The same once more, for the logits of each choice.
     let mut cache = KeyValueCache::new(network.config().num_hidden_layers);
     let mut steps: Vec<Tensor<Dispatch, 3>> = Vec::new();
     let mut input: Tensor<Dispatch, 2, Int> = Tensor::from_data(padded, device);
-    for step in 0..config.max_new_tokens {
+    for step in 0..steps_taken {
         let lengths: Vec<usize> = config.prompt_lengths.iter().map(|length| length + step).collect();
         let sequences = Sequences::left_padded(&lengths, columns + step);
         let hidden = network.hidden(input, &sequences, Some(&mut cache));
         let last = hidden.dims()[1] - 1;
         steps.push(network.logits(hidden.narrow(1, last, 1)));
-        let next: Vec<i64> = tokens.iter().map(|tokens| i64::from(tokens[step])).collect();
+        let next: Vec<i64> = tokens.iter().map(|tokens| tokens[step]).collect();
         input = Tensor::from_data(TensorData::new(next, [rows, 1]), device);
     }
     let first: Vec<f32> = steps[0].clone().into_data().iter::<f32>().collect();

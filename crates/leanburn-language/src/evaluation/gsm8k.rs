@@ -28,8 +28,11 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<Problem>> {
     read_lines(path.as_ref(), "an object with `question` and `answer`")
 }
 
+/// How many examples there are.
+pub const EXAMPLES: usize = 8;
+
 /// The examples before each question, with their chains of thought.
-const EXAMPLES: [(&str, &str); 8] = [
+const THOUGHTS: [(&str, &str); EXAMPLES] = [
     (
         "There are 15 trees in the grove. Grove workers will plant trees in the grove today. After they are done, there \
          will be 21 trees. How many trees did the grove workers plant today?",
@@ -77,13 +80,13 @@ const EXAMPLES: [(&str, &str); 8] = [
 
 /// The prompt of a question.
 ///
-/// - shots: how many examples stand before it, at most 8
+/// - shots: how many examples stand before it, at most [`EXAMPLES`]
 ///
 /// # Panics
 ///
 /// When there are more.
 pub fn prompt(question: &str, shots: usize) -> String {
-    let examples = EXAMPLES[..shots].iter().map(|(question, answer)| (*question, format!(" {answer}\n\n")));
+    let examples = THOUGHTS[..shots].iter().map(|(question, answer)| (*question, format!(" {answer}\n\n")));
     let asked = examples.chain([(question, String::new())]);
     let written = asked.map(|(question, answer)| format!("Question: {question}\nAnswer:{answer}"));
     written.collect::<Vec<_>>().concat()
@@ -140,7 +143,7 @@ mod tests {
         let eight = prompt("2+2?", 8);
         assert_eq!(eight.matches("Question:").count(), 9);
         assert!(eight.ends_with("So the answer is 8.\n\nQuestion: 2+2?\nAnswer:"));
-        for (_, answer) in EXAMPLES {
+        for (_, answer) in THOUGHTS {
             let expected = answer.rsplit(' ').next().unwrap().trim_end_matches('.');
             assert_eq!(extract_answer(answer), expected);
         }

@@ -19,8 +19,24 @@ pub struct Prompt {
     pub prompt: String,
     /// The kinds of its instructions: `punctuation:no_comma`.
     pub instruction_id_list: Vec<String>,
-    /// The settings of each; what is `null`, 0 or empty counts as absent.
+    /// The settings of each; what is `null` counts as absent.
     pub kwargs: Vec<Map<String, Value>>,
+}
+
+impl Prompt {
+    /// Its instructions.
+    ///
+    /// # Errors
+    ///
+    /// When there are not as many settings, an instruction is of no known kind, or lacks a setting.
+    pub fn instructions(&self) -> Result<Vec<Instruction>> {
+        let Self { instruction_id_list: kinds, kwargs, .. } = self;
+        if kinds.len() != kwargs.len() {
+            let expected = format!("settings of {} instructions", kinds.len());
+            return Err(Error::data("prompt", expected, kwargs.len()));
+        }
+        kinds.iter().zip(kwargs).map(|(kind, settings)| Instruction::new(kind, settings)).collect()
+    }
 }
 
 /// Reads prompts from a `.jsonl` file.
@@ -57,22 +73,16 @@ pub fn evaluate(prompts: &[Prompt], responses: &[String]) -> Result<Followed> {
     }
     let mut instructions = 0;
     let (mut whole, mut single) = ([0_usize; 2], [0_usize; 2]);
-    for (number, (prompt, response)) in prompts.iter().zip(responses).enumerate() {
-        let Prompt { instruction_id_list, kwargs, .. } = prompt;
-        if instruction_id_list.len() != kwargs.len() {
-            let expected = format!("settings for {} instructions", instruction_id_list.len());
-            return Err(Error::data(format!("prompt {}", number + 1), expected, kwargs.len()));
-        }
+    for (prompt, response) in prompts.iter().zip(responses) {
         let mut all = [true; 2];
-        for (kind, settings) in instruction_id_list.iter().zip(kwargs) {
-            let instruction = Instruction::new(kind, settings)?;
+        for instruction in prompt.instructions()? {
             let followed = [instruction.is_followed(response), instruction.is_followed_loosely(response)];
             for place in 0..2 {
                 single[place] += usize::from(followed[place]);
                 all[place] &= followed[place];
             }
         }
-        instructions += kwargs.len();
+        instructions += prompt.kwargs.len();
         for place in 0..2 {
             whole[place] += usize::from(all[place]);
         }

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use burn::{
     config::Config,
-    module::Param,
+    module::{Param, ParamId},
     nn::Embedding,
     tensor::{DType, Tensor, backend::Backend},
 };
@@ -99,7 +99,7 @@ pub enum RopeScaling {
 /// One token, or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMore {
+pub(crate) enum OneOrMore {
     One(u32),
     More(Vec<u32>),
 }
@@ -137,7 +137,8 @@ struct Published {
     initializer_range: Option<f64>,
     bos_token_id: Option<u32>,
     eos_token_id: Option<OneOrMore>,
-    pad_token_id: Option<u32>,
+    /// -1 where there is none, in files of LLaMA 1.
+    pad_token_id: Option<i64>,
 }
 
 impl LlamaConfig {
@@ -210,7 +211,7 @@ impl LlamaConfig {
             initializer_range: published.initializer_range.unwrap_or(0.02),
             bos_token_id: published.bos_token_id,
             eos_token_ids: published.eos_token_id.map(Into::into).unwrap_or_default(),
-            pad_token_id: published.pad_token_id,
+            pad_token_id: published.pad_token_id.and_then(|id| id.try_into().ok()),
             ..Self::new(
                 published.vocab_size,
                 published.hidden_size,
@@ -312,6 +313,21 @@ impl LlamaConfig {
                 return Err(Error::setting(field, "a positive number", value));
             }
         }
+        if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
+            let expected = "a number from 0 on";
+            return Err(Error::setting("initializer_range", expected, self.initializer_range));
+        }
+        let (factor, spread) = match self.rope_scaling {
+            None => (1.0, 1.0),
+            Some(RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor }) => (factor, 1.0),
+            Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. }) => {
+                (factor, high_freq_factor - low_freq_factor)
+            }
+        };
+        if !(factor.is_finite() && factor > 0.0 && spread > 0.0) {
+            let expected = "positive factors, and the high frequencies' above the low ones'";
+            return Err(Error::setting("rope_scaling", expected, format!("{:?}", self.rope_scaling)));
+        }
         Ok(())
     }
 
@@ -322,19 +338,24 @@ impl LlamaConfig {
     /// When a setting is out of its range.
     pub fn init<B: Backend>(&self, generator: &mut Generator, device: &B::Device) -> Result<Llama<B>> {
         let range = self.initializer_range;
-        self.build(None, device, |shape| generator.normal(shape, device) * range)
+        self.build(None, device, |shape| Param::from_tensor(generator.normal(shape, device) * range))
     }
 
-    /// A network whose weights are to be read: zeros, which cost neither draws nor, on most devices, memory.
+    /// A network whose weights are to be read: they take no memory before.
     pub(crate) fn empty<B: Backend>(&self, dtype: DType, device: &B::Device) -> Result<Llama<B>> {
-        self.build(Some(dtype), device, |shape| Tensor::zeros(shape, (device, dtype)))
+        self.build(Some(dtype), device, |shape| {
+            let zeros = move |device: &B::Device, learned| {
+                Tensor::zeros(shape, (device, dtype)).set_require_grad(learned)
+            };
+            Param::uninitialized(ParamId::new(), zeros, device.clone(), true, shape.into())
+        })
     }
 
     fn build<B: Backend>(
         &self,
         dtype: Option<DType>,
         device: &B::Device,
-        mut weight: impl FnMut([usize; 2]) -> Tensor<B, 2>,
+        mut weight: impl FnMut([usize; 2]) -> Param<Tensor<B, 2>>,
     ) -> Result<Llama<B>> {
         self.check()?;
         let hidden = self.hidden_size;
@@ -343,7 +364,7 @@ impl LlamaConfig {
         let typed = |x: Tensor<B, 1>| Param::from_tensor(dtype.map_or(x.clone(), |dtype| x.cast(dtype)));
         let norm = || RmsNorm { weight: typed(Tensor::ones([hidden], device)), epsilon: self.rms_norm_eps };
         let mut projection = |input: usize, output: usize, bias: bool| Projection {
-            weight: Param::from_tensor(weight([output, input])),
+            weight: weight([output, input]),
             bias: bias.then(|| typed(Tensor::zeros([output], device))),
         };
         let table = projection(hidden, self.vocab_size, false).weight;
@@ -438,6 +459,7 @@ mod tests {
     fn what_is_written_is_read_and_other_keys_stay() {
         let json = with("eos_token_id", json!([5, 6]));
         let config = read(json.clone()).unwrap();
+        assert_eq!(read(with("pad_token_id", json!(-1))).unwrap().pad_token_id, None);
         assert_eq!(config.eos_token_ids, [5, 6]);
         let written = config.to_json(json.as_object().unwrap());
         assert_eq!(written["torch_dtype"], "float32");
@@ -453,6 +475,7 @@ mod tests {
             ("hidden_act", json!("gelu")),
             ("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 })),
             ("rope_scaling", json!({ "rope_type": "llama3", "factor": 4.0 })),
+            ("rope_scaling", json!({ "rope_type": "linear", "factor": 0.0 })),
             ("num_key_value_heads", json!(3)),
             ("head_dim", json!(3)),
             ("rms_norm_eps", json!(0.0)),

@@ -322,14 +322,13 @@ fn grouped_attention<B: Backend>(
 ) -> Tensor<B, 4> {
     let [batch, heads, length, width] = query.dims();
     let [_, groups, keys, _] = key.dims();
+    let [_, _, _, out] = value.dims();
     let shared = heads / groups;
-    let options = AttentionModuleOptions { is_causal: hidden.is_none(), ..Default::default() };
     if length == 1 {
         // A single query sees all keys, so that those of a group are rows of one matrix.
         let query = query.reshape([batch, groups, shared, width]);
         let hidden = hidden.map(|hidden| hidden.expand([batch, groups, shared, keys]));
-        let options = AttentionModuleOptions { is_causal: false, ..options };
-        return attention(query, key, value, hidden, None, options).reshape([batch, heads, 1, width]);
+        return attend(query, key, value, hidden, false).reshape([batch, heads, 1, out]);
     }
     let repeated = |x: Tensor<B, 4>| {
         if shared == 1 {
@@ -339,30 +338,40 @@ fn grouped_attention<B: Backend>(
         let x: Tensor<B, 5> = x.unsqueeze_dim(2);
         x.expand([batch, groups, shared, keys, width]).reshape([batch, heads, keys, width])
     };
-    let (key, value) = (repeated(key), repeated(value));
-    if B::ad_enabled(&query.device()) {
-        return recorded_attention(query, key, value, hidden);
-    }
+    let causal = hidden.is_none();
     let hidden = hidden.map(|hidden| hidden.expand([batch, heads, length, keys]));
-    attention(query, key, value, hidden, None, options)
+    attend(query, repeated(key), repeated(value), hidden, causal)
 }
 
-/// Attention of operations that record gradients: Burn's own records more of them, and takes no mask on `Dispatch`.
-fn recorded_attention<B: Backend>(
+/// Attention of as many queries' heads as keys'.
+///
+/// - hidden: `[batch, heads, length, keys]`
+/// - causal: whether what comes after each query is hidden
+fn attend<B: Backend>(
     query: Tensor<B, 4>,
     key: Tensor<B, 4>,
     value: Tensor<B, 4>,
     hidden: Option<Tensor<B, 4, Bool>>,
+    causal: bool,
 ) -> Tensor<B, 4> {
     let [batch, heads, length, width] = query.dims();
-    let keys = key.dims()[2];
-    let dtype = query.dtype();
-    let hidden = hidden.unwrap_or_else(|| {
-        let after = (keys - length) as i64;
-        Tensor::<B, 2, Bool>::tril_mask([length, keys], after, &query.device()).unsqueeze()
-    });
+    let (keys, device, dtype) = (key.dims()[2], query.device(), query.dtype());
+    // Burn's own records more operations, takes no mask on `Dispatch` where it records, and on some backends computes
+    // probabilities in half precision.
+    if !B::ad_enabled(&device) && wide(dtype) == dtype {
+        let options = AttentionModuleOptions { is_causal: causal, ..Default::default() };
+        return attention(query, key, value, hidden, None, options);
+    }
+    let after = || {
+        let mask = Tensor::<B, 2, Bool>::tril_mask([length, keys], (keys - length) as i64, &device);
+        mask.unsqueeze::<4>().expand([batch, heads, length, keys])
+    };
+    let hidden = if causal { Some(after()) } else { hidden };
     let scores = (query * (width as f64).powf(-0.5)).matmul(key.swap_dims(2, 3)).cast(wide(dtype));
-    let scores = scores.mask_fill(hidden.expand([batch, heads, length, keys]), f32::NEG_INFINITY);
+    let scores = match hidden {
+        Some(hidden) => scores.mask_fill(hidden, f32::NEG_INFINITY),
+        None => scores,
+    };
     softmax(scores, 3).cast(dtype).matmul(value)
 }
 

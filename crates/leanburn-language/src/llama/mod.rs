@@ -22,6 +22,7 @@ mod rope;
 mod sequences;
 
 pub use cache::KeyValueCache;
+pub(crate) use config::OneOrMore;
 pub use config::{LlamaConfig, RopeScaling};
 pub use layers::{Attention, Decoder, DecoderLayer, Matrix, Mlp, Place, Projection, RmsNorm};
 pub(crate) use layers::{Surroundings, multiplied, wide};
@@ -113,9 +114,9 @@ impl<B: Backend> Llama<B> {
         let new = rows - self.config.vocab_size;
         if new > 0 {
             let table = &mut self.model.embed_tokens.weight;
-            *table = Param::from_tensor(enlarged(table.val(), new, generator));
+            *table = Param::from_tensor(enlarged(table.val(), new, generator).detach());
             if let Some(head) = &mut self.lm_head {
-                head.weight = Param::from_tensor(enlarged(head.weight.val(), new, generator));
+                head.weight = Param::from_tensor(enlarged(head.weight.val(), new, generator).detach());
             }
             self.config.vocab_size = rows;
         }

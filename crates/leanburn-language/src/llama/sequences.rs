@@ -57,6 +57,15 @@ impl Sequences {
         self.numbers.first().map_or(0, Vec::len)
     }
 
+    /// The length of the longest sequence.
+    pub(crate) fn longest(&self) -> usize {
+        let of_row = |numbers: &Vec<usize>| {
+            let sequences = numbers.chunk_by(|a, b| a == b).filter(|sequence| sequence[0] > 0);
+            sequences.map(<[usize]>::len).max().unwrap_or(0)
+        };
+        self.numbers.iter().map(of_row).max().unwrap_or(0)
+    }
+
     /// One more token at the end of each row.
     pub(crate) fn grow(&mut self) {
         for row in &mut self.numbers {
@@ -82,14 +91,13 @@ impl Sequences {
             }
             positions.split_off(first)
         };
-        let mut rows: Vec<_> = self.numbers.iter().map(row).collect();
         // Where padding stands behind, its positions do not matter.
         if self.numbers.iter().all(|numbers| is_plain(numbers)) {
             return vec![(first..self.length()).collect()];
         }
-        rows.dedup();
-        if rows.len() > 1 {
-            rows = self.numbers.iter().map(row).collect();
+        let mut rows: Vec<_> = self.numbers.iter().map(row).collect();
+        if rows.iter().all(|row| *row == rows[0]) {
+            rows.truncate(1);
         }
         rows
     }
@@ -129,6 +137,8 @@ mod tests {
         assert_eq!(Sequences::right_padded(&[2, 3], 3).positions(0), [[0, 1, 2]]);
         assert_eq!(Sequences::left_padded(&[2, 3], 3).positions(0), [[0, 0, 1], [0, 1, 2]]);
         assert_eq!(Sequences::packed(&[vec![2, 3]], 6).positions(0), [[0, 1, 0, 1, 2, 0]]);
+        assert_eq!(Sequences::packed(&[vec![2, 3]], 6).longest(), 3);
+        assert_eq!(Sequences::left_padded(&[2, 4], 5).longest(), 4);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct Subnet {
     pub kind: MaskKind,
     /// The matrices of each layer.
     pub mode: SubnetMode,
-    /// The decoder layers, counted from 0; all of them when there is no list.
+    /// The decoder layers, counted from 0; all of them when there is no list, and of thresholds in any case.
     pub layers: Option<Vec<usize>>,
 }
 
@@ -39,6 +39,15 @@ pub enum MaskKind {
 }
 
 impl MaskKind {
+    /// What decides about a matrix: the share that is kept, or the threshold.
+    pub(super) fn setting(self, matrix: Matrix) -> f64 {
+        let (attention, mlp) = match self {
+            Self::Local { keep_attention, keep_mlp } => (keep_attention, keep_mlp),
+            Self::Global { threshold_attention, threshold_mlp } => (threshold_attention, threshold_mlp),
+        };
+        if matrix.is_attention() { attention } else { mlp }
+    }
+
     /// The gradient of scores, straight through the mask that they make.
     ///
     /// - `of_mask`: the gradient of the mask's entries
@@ -140,13 +149,14 @@ impl Subnet {
     ///
     /// # Errors
     ///
-    /// When a share is not from 0 to 1, a threshold is no number, or a layer is not one of the network's or named twice.
+    /// When a share is not from above 0 to 1, a threshold is no number, or a layer is not one of the network's or named twice.
     pub fn places(&self, layers: usize) -> Result<Vec<Place>> {
         match self.kind {
             MaskKind::Local { keep_attention, keep_mlp } => {
                 for (field, keep) in [("sparsity_attn", keep_attention), ("sparsity_mlp", keep_mlp)] {
-                    if !(0.0..=1.0).contains(&keep) {
-                        return Err(Error::setting(field, "the share that is kept, from 0 to 1", keep));
+                    if !(keep > 0.0 && keep <= 1.0) {
+                        let expected = "the share that is kept, from above 0 to 1";
+                        return Err(Error::setting(field, expected, keep));
                     }
                 }
             }
@@ -160,7 +170,10 @@ impl Subnet {
                 }
             }
         }
-        let mut masked = self.layers.clone().unwrap_or_else(|| (0..layers).collect());
+        let mut masked = match (&self.layers, self.kind) {
+            (Some(layers), MaskKind::Local { .. }) => layers.clone(),
+            _ => (0..layers).collect(),
+        };
         masked.sort_unstable();
         let distinct = masked.is_sorted_by(|a, b| a < b);
         if masked.is_empty() || !distinct || masked.last().is_some_and(|last| *last >= layers) {
@@ -237,6 +250,7 @@ impl Subnet {
             }
         };
         let ([keep_attention, keep_mlp], [threshold_attention, threshold_mlp]) = (keep, threshold);
+        let layers = self.layers.as_ref().filter(|_| kind == "local");
         let values = [
             ("subnet_type", json!(kind)),
             ("subnet_mode", json!(self.mode)),
@@ -244,7 +258,7 @@ impl Subnet {
             ("sparsity_mlp", keep_mlp),
             ("threshold_attn", threshold_attention),
             ("threshold_mlp", threshold_mlp),
-            ("masked_layers", json!(self.layers)),
+            ("masked_layers", json!(layers)),
         ];
         values.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
     }
@@ -287,6 +301,8 @@ mod tests {
             (Subnet::new([1, 1]), "masked_layers"),
             (Subnet::new([]), "masked_layers"),
             (Subnet::new([1]).with_keep(1.1), "sparsity_attn"),
+            (Subnet::new([1]).with_keep(0.0), "sparsity_attn"),
+            (Subnet::new([1]).with_keep(f64::NAN), "sparsity_attn"),
         ] {
             assert!(subnet.places(4).unwrap_err().to_string().contains(field));
         }

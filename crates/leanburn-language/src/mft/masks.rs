@@ -12,7 +12,7 @@ use crate::llama::{Llama, Place};
 
 /// The masks of a network's matrices, as a task has learned them: a bit an entry, so that those of many tasks can be kept
 /// beside one network.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masks(BTreeMap<Place, Mask>);
 
 impl Masks {
@@ -114,7 +114,8 @@ impl Masks {
         Ok(())
     }
 
-    /// Writes the masks as safetensors: of each matrix `<name>.mask`, a bit an entry, and `<name>.shape`.
+    /// Writes the masks as safetensors: of each matrix `<name>.mask`, a bit an entry, and `<name>.shape`. Entries go row by row
+    /// from the lowest bit of the first byte on, as `numpy.unpackbits(bits, bitorder="little")` reads them.
     ///
     /// # Errors
     ///
@@ -174,9 +175,7 @@ impl Masks {
 /// The share of a matrix that a subnet keeps.
 fn keep(subnet: &Subnet, place: Place) -> Result<f64> {
     match subnet.kind {
-        MaskKind::Local { keep_attention, keep_mlp } => {
-            Ok(if place.matrix.is_attention() { keep_attention } else { keep_mlp })
-        }
+        MaskKind::Local { .. } => Ok(subnet.kind.setting(place.matrix)),
         MaskKind::Global { .. } => {
             Err(Error::setting("subnet_type", "`local`, whose shares a baseline keeps", "`global`"))
         }

@@ -36,7 +36,7 @@ pub use masks::Masks;
 pub use model::MaskedLlama;
 pub use surface::{Direction, loss_surface};
 #[cfg(feature = "train")]
-pub use train::{MaskHook, MaskReport};
+pub use train::{MaskHook, MaskReport, MaskReports, MaskStart};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,8 @@ use leanburn_core::{
     random::Generator,
 };
 
+use serde_json::Value;
+
 use super::{Mask, MaskKind, Masks, ScoreInitial, Subnet};
 use crate::{
     causal::{CausalLm, Trainable},
@@ -19,6 +21,9 @@ use crate::{
     frozen::{Frozen, MatrixCache},
     llama::{Llama, Place},
 };
+
+/// Under what name a file of scores says of what subnet they are.
+const SUBNET: &str = "subnet";
 
 /// A network whose weights are frozen, and some of whose matrices are masked by scores that learn.
 ///
@@ -41,7 +46,7 @@ impl<B: Backend> MaskedLlama<B> {
     ///
     /// # Errors
     ///
-    /// When the subnet does not fit the network.
+    /// When the subnet does not fit the network, or the scores' deviation is not positive.
     pub fn new(
         base: Llama<B>,
         subnet: Subnet,
@@ -49,6 +54,11 @@ impl<B: Backend> MaskedLlama<B> {
         generator: &mut Generator,
     ) -> Result<Self> {
         let device = base.device();
+        if let ScoreInitial::Normal(deviation) = initial
+            && !(deviation.is_finite() && deviation > 0.0)
+        {
+            return Err(Error::setting("deviation of the scores", "a positive number", deviation));
+        }
         Self::with_scores(base, subnet, |_, shape| {
             Ok(match initial {
                 ScoreInitial::Normal(deviation) => generator.normal::<B, 2>(shape, &device) * deviation,
@@ -92,7 +102,8 @@ impl<B: Backend> MaskedLlama<B> {
         Self::from_scores(base, subnet, &checkpoint.without(|name| !is_score(name)))
     }
 
-    /// Masks on a network, with the scores of a checkpoint: `<matrix>.scores` for each masked matrix.
+    /// Masks on a network, with the scores of a checkpoint: `<matrix>.scores` for each masked matrix, or a checkpoint of a
+    /// [training](crate::train::FineTuning) of such masks.
     ///
     /// # Errors
     ///
@@ -101,16 +112,32 @@ impl<B: Backend> MaskedLlama<B> {
         let device = base.device();
         let network = Self::with_scores(base, subnet, |_, shape| Ok(Tensor::zeros(shape, &device)))?;
         let places = network.places.clone();
+        let of_training = |name: &str| published_name(&places, name.strip_prefix("network.").unwrap_or(name));
+        let checkpoint = checkpoint.clone().renamed(of_training)?;
         checkpoint.load_into(network, |path| published_name(&places, path))
     }
 
-    /// Writes the scores as safetensors, under their published names.
+    /// Writes the scores as safetensors, under their published names, with the subnet beside them.
     ///
     /// # Errors
     ///
     /// When the file exists or cannot be written.
     pub fn save_scores(&self, path: impl AsRef<std::path::Path>) -> Result<()> {
-        checkpoint::save(self, path, |path| self.published_name(path))
+        let subnet = Value::Object(self.subnet.to_json()).to_string();
+        let metadata = [(SUBNET.to_owned(), subnet)];
+        checkpoint::save_with(self, path, |path| self.published_name(path), metadata)
+    }
+
+    /// The subnet that a file of scores was written with; `None` of other files.
+    ///
+    /// # Errors
+    ///
+    /// When it is not one.
+    pub fn subnet_of(checkpoint: &Checkpoint) -> Result<Option<Subnet>> {
+        let Some(text) = checkpoint.metadata(SUBNET) else { return Ok(None) };
+        let json = serde_json::from_str(text)
+            .map_err(|error| Error::format(checkpoint.path(), "`subnet`", "a JSON object", error))?;
+        Subnet::from_json(&json, checkpoint.path())
     }
 
     /// The name that the published program gives to a parameter.
@@ -139,21 +166,16 @@ impl<B: Backend> MaskedLlama<B> {
         let masked = |network: Llama<B>, &place: &Place| {
             network.with_weight(place, self.masked_weight(place).detach())
         };
-        self.places.iter().fold(self.base.get().clone(), masked)
+        self.places.iter().fold(self.base.thawed(), masked)
     }
 
     fn mask(&self, number: usize) -> Mask {
         let scores = self.scores[number].val();
         let shape = scores.dims();
-        let is_attention = self.places[number].matrix.is_attention();
+        let setting = self.subnet.kind.setting(self.places[number].matrix);
         match self.subnet.kind {
-            MaskKind::Local { keep_attention, keep_mlp } => {
-                Mask::largest(&values(scores), shape, if is_attention { keep_attention } else { keep_mlp })
-            }
-            MaskKind::Global { threshold_attention, threshold_mlp } => {
-                let threshold = if is_attention { threshold_attention } else { threshold_mlp };
-                Mask::above(&values(scores), shape, threshold)
-            }
+            MaskKind::Local { .. } => Mask::largest(&values(scores), shape, setting),
+            MaskKind::Global { .. } => Mask::above(&values(scores), shape, setting),
         }
     }
 
@@ -214,7 +236,8 @@ impl<B: AutodiffBackend> Trainable<B> for MaskedLlama<B> {
             let gradient = self.masked.find(place).and_then(|masked| masked.grad_remove(gradients));
             let Some(gradient) = gradient else { continue };
             let weight = self.base.get().projection(place).weight.val().inner();
-            let of_mask = (gradient * weight).cast(scores.dtype());
+            let dtype = scores.dtype();
+            let of_mask = gradient.cast(dtype) * weight.cast(dtype);
             let gradient = self.subnet.kind.gradient(of_mask, scores.val().inner());
             of_scores.register::<B::InnerBackend, 2>(scores.id, gradient);
         }

@@ -95,7 +95,7 @@ fn a_published_checkpoint_with_scores_is_read_and_not_taken_for_a_plain_one() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("published");
     folder::write(masked.llama(), &path, None, WriteOptions::default()).unwrap();
-    let mut json = folder::read_object(&path.join("config.json")).unwrap();
+    let mut json = ModelFolder::open(&path).unwrap().json().clone();
     json.extend(masked.subnet().to_json());
     std::fs::write(path.join("config.json"), serde_json::to_string(&json).unwrap()).unwrap();
     let tensors = checkpoint::tensors(masked.llama(), str::to_owned).unwrap();
@@ -105,8 +105,63 @@ fn a_published_checkpoint_with_scores_is_read_and_not_taken_for_a_plain_one() {
     let opened = ModelFolder::open(&path).unwrap();
     let loaded = MaskedLlama::<Flex>::load(&opened, DType::F32, &Default::default()).unwrap();
     assert_eq!(logits(&loaded), logits(&masked));
+    // What is written of it is an ordinary model, with the masks in its weights.
+    let merged = root.path().join("merged");
+    folder::write(&loaded.merged(), &merged, Some(&opened), WriteOptions::default()).unwrap();
+    let plain = ModelFolder::open(&merged).unwrap();
+    assert_eq!(Subnet::from_json(plain.json(), &merged).unwrap(), None);
+    assert!(!plain.json().contains_key("masked_layers"));
+    assert_eq!(logits(&plain.load::<Flex>(DType::F32, &Default::default()).unwrap()), logits(&masked));
     let error = opened.load::<Flex>(DType::F32, &Default::default()).unwrap_err();
     assert!(error.to_string().contains(".scores"), "{error}");
+}
+
+#[cfg(feature = "pytorch")]
+#[test]
+fn masks_of_a_published_checkpoint_are_those_of_its_scores() {
+    use std::collections::BTreeMap;
+
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/masked");
+    let folder = ModelFolder::open(&path).unwrap();
+    assert_eq!(folder.dtype().unwrap(), DType::BF16);
+    let network = MaskedLlama::<Flex>::load(&folder, DType::BF16, &Default::default()).unwrap();
+    assert_eq!(network.scores[0].val().dtype(), DType::F32);
+    let expected: BTreeMap<String, Vec<usize>> =
+        leanburn_core::report::read_json(path.join("zeros.json")).unwrap();
+    let masks = network.masks();
+    assert_eq!(masks.iter().count(), expected.len());
+    for (place, mask) in masks.iter() {
+        let removed: Vec<usize> = (0..mask.entries()).filter(|entry| !mask.keeps(*entry)).collect();
+        assert_eq!(removed, expected[&place.path()], "{}", place.path());
+        // The weights that stay are as they were.
+        let values = |weight: Tensor<Flex, 2>| weight.into_data().convert::<f32>().to_vec::<f32>().unwrap();
+        let before = values(network.llama().projection(place).weight.val());
+        let after = values(network.merged().projection(place).weight.val());
+        for (entry, (before, after)) in before.into_iter().zip(after).enumerate() {
+            assert_eq!(after, if mask.keeps(entry) { before } else { 0.0 });
+        }
+    }
+}
+
+#[test]
+fn scores_are_drawn_as_asked_for() {
+    let of = |initial| {
+        let network =
+            LlamaConfig::new(32, 64, 96, 1, 4).init::<Flex>(&mut Generator::new(1), &Default::default());
+        MaskedLlama::new(network.unwrap(), Subnet::new([0]), initial, &mut Generator::new(2))
+    };
+    let kaiming = of(ScoreInitial::Kaiming).unwrap();
+    for (place, scores) in kaiming.places().iter().zip(&kaiming.scores) {
+        let bound = 1.0 / (if place.matrix == Matrix::Down { 96.0_f32 } else { 64.0 }).sqrt();
+        let largest = scores.val().abs().max().into_scalar();
+        assert!(largest <= bound && largest > 0.95 * bound);
+    }
+    let normal = of(ScoreInitial::Normal(0.02)).unwrap();
+    let deviation = normal.scores[0].val().square().mean().sqrt().into_scalar();
+    assert!((deviation / 0.02 - 1.0).abs() < 0.05);
+    for deviation in [0.0, f64::NAN] {
+        assert!(of(ScoreInitial::Normal(deviation)).unwrap_err().to_string().contains("deviation"));
+    }
 }
 
 #[test]
@@ -119,6 +174,7 @@ fn scores_are_written_and_read() {
     assert_eq!(checkpoint.names().next(), Some("model.layers.1.mlp.down_proj.scores"));
     let read = MaskedLlama::from_scores(base(), masked.subnet().clone(), &checkpoint).unwrap();
     assert_eq!(logits(&read), logits(&masked));
+    assert_eq!(MaskedLlama::<Flex>::subnet_of(&checkpoint).unwrap().as_ref(), Some(masked.subnet()));
     let error = MaskedLlama::<Flex>::from_scores(base(), Subnet::new([1, 3]), &checkpoint).unwrap_err();
     assert!(error.to_string().contains("model.layers.3"), "{error}");
 }
@@ -152,7 +208,8 @@ fn gradients_go_straight_through_and_reach_removed_entries() {
     let step = 1e-2;
     let slope = (perturbed(step) - perturbed(-step)) / (2.0 * step);
     let expected = slope * at(weight) * at(scores.val().inner()).signum();
-    assert!((at(found) - expected).abs() < 1e-3 * expected.abs().max(1.0), "{expected}");
+    assert!(expected.abs() > 1e-4, "{expected}");
+    assert!((at(found) - expected).abs() < 0.05 * expected.abs(), "{expected}");
 }
 
 /// Turns the rows of all parameters round.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use leanburn_core::{Error, Result};
+use leanburn_core::{Error, Result, report};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,8 +16,8 @@ use sentencepiece::SentencePiece;
 /// Texts to tokens and back.
 pub struct Tokenizer {
     model: Model,
-    /// Tokens that are no part of texts, with their ids, longest first.
-    special: Vec<(String, u32)>,
+    /// Tokens that are found before SentencePiece cuts a text, longest first.
+    added: Vec<(String, Added)>,
     settings: Settings,
 }
 
@@ -39,7 +39,15 @@ struct Settings {
     legacy: Option<bool>,
     chat_template: Option<Value>,
     #[serde(default)]
-    added_tokens_decoder: BTreeMap<String, Added>,
+    added_tokens_decoder: BTreeMap<String, Described>,
+}
+
+/// A token beside SentencePiece's.
+#[derive(Debug, Clone, Copy)]
+struct Added {
+    id: u32,
+    /// Whether it is no part of the texts that tokens are turned into.
+    silent: bool,
 }
 
 /// A token as the files of Hugging Face write it.
@@ -58,9 +66,12 @@ impl Token {
     }
 }
 
+/// A token of `added_tokens_decoder`.
 #[derive(Debug, Clone, Deserialize)]
-struct Added {
+struct Described {
     content: String,
+    #[serde(default)]
+    special: bool,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -71,49 +82,59 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// The tokenizer of a Hugging Face folder: `tokenizer.json`, or `tokenizer.model`, or a vocabulary of llama2.c
-    /// (`tok*.bin`), with what `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say.
+    /// (`tok*.bin`), with what `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and
+    /// `chat_template.jinja` say.
     ///
     /// # Errors
     ///
     /// When there is none, or a file is not of its format.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let file = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
-        let mut settings: Settings = match file("tokenizer_config.json") {
-            Some(path) => read_json(&path)?,
+        match file_of(folder, "tokenizer.json") {
+            Some(path) => Self::in_folder(folder, Model::Fast(Box::new(fast(&path)?))),
+            None => Self::open_sentencepiece(folder),
+        }
+    }
+
+    /// The tokenizer of a Hugging Face folder as [`open`](Self::open) reads it, but for `tokenizer.json`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `tokenizer.model` or vocabulary of llama2.c, or a file is not of its format.
+    pub fn open_sentencepiece(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let model = if let Some(path) = file_of(folder, "tokenizer.model") {
+            SentencePiece::from_model(&path)?
+        } else if let Some(path) = report::entries(folder)?.into_iter().find(|path| is_llama2c(path)) {
+            SentencePiece::from_llama2c(&path)?
+        } else {
+            let expected = "tokenizer.json, tokenizer.model or a llama2.c vocabulary (tok*.bin)";
+            return Err(Error::format(folder, "folder", expected, "none that can be taken"));
+        };
+        Self::in_folder(folder, Model::SentencePiece(model))
+    }
+
+    /// With what a folder's files say beside the model.
+    fn in_folder(folder: &Path, model: Model) -> Result<Self> {
+        let mut settings: Settings = match file_of(folder, "tokenizer_config.json") {
+            Some(path) => report::read_json(&path)?,
             None => Settings::default(),
         };
-        if let Some(path) = file("special_tokens_map.json") {
-            let map: Settings = read_json(&path)?;
+        // Where newer files have it.
+        if let Some(path) = file_of(folder, "chat_template.jinja") {
+            let template = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+            settings.chat_template = Some(Value::String(template));
+        }
+        if let Some(path) = file_of(folder, "special_tokens_map.json") {
+            let map: Settings = report::read_json(&path)?;
             settings.bos_token = settings.bos_token.or(map.bos_token);
             settings.eos_token = settings.eos_token.or(map.eos_token);
             settings.unk_token = settings.unk_token.or(map.unk_token);
             settings.pad_token = settings.pad_token.or(map.pad_token);
         }
-        let mut added: BTreeMap<String, u32> = match file("added_tokens.json") {
-            Some(path) => read_json(&path)?,
+        let added: BTreeMap<String, u32> = match file_of(folder, "added_tokens.json") {
+            Some(path) => report::read_json(&path)?,
             None => BTreeMap::new(),
-        };
-        for (id, token) in &settings.added_tokens_decoder {
-            if let Ok(id) = id.parse() {
-                added.insert(token.content.clone(), id);
-            }
-        }
-        let llama2c = || -> Result<Option<PathBuf>> {
-            let entries = leanburn_core::report::entries(folder)?;
-            Ok(entries.into_iter().find(|path| is_llama2c(path)))
-        };
-        let model = if let Some(path) = file("tokenizer.json") {
-            let tokenizer = tokenizers::Tokenizer::from_file(&path)
-                .map_err(|error| Error::format(&path, "file", "a tokenizer", error))?;
-            Model::Fast(Box::new(tokenizer))
-        } else if let Some(path) = file("tokenizer.model") {
-            Model::SentencePiece(SentencePiece::from_model(&path)?)
-        } else if let Some(path) = llama2c()? {
-            Model::SentencePiece(SentencePiece::from_llama2c(&path)?)
-        } else {
-            let expected = "tokenizer.json, tokenizer.model or a llama2.c vocabulary (tok*.bin)";
-            return Err(Error::format(folder, "folder", expected, "none of them"));
         };
         Ok(Self::new(model, settings, added))
     }
@@ -126,10 +147,7 @@ impl Tokenizer {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let model = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("json") => Model::Fast(Box::new(
-                tokenizers::Tokenizer::from_file(path)
-                    .map_err(|error| Error::format(path, "file", "a tokenizer", error))?,
-            )),
+            Some("json") => Model::Fast(Box::new(fast(path)?)),
             Some("bin") => Model::SentencePiece(SentencePiece::from_llama2c(path)?),
             _ => Model::SentencePiece(SentencePiece::from_model(path)?),
         };
@@ -143,21 +161,38 @@ impl Tokenizer {
             settings.eos_token = settings.eos_token.or_else(|| token("</s>"));
             settings.unk_token = settings.unk_token.or_else(|| token("<unk>"));
         }
-        let mut tokenizer = Self { model, special: Vec::new(), settings };
+        let mut tokenizer = Self { model, added: Vec::new(), settings };
         // The `tokenizers` crate finds its own.
         if let Model::SentencePiece(_) = tokenizer.model {
-            let Settings { bos_token, eos_token, unk_token, pad_token, .. } = &tokenizer.settings;
-            let named = [bos_token, eos_token, unk_token, pad_token].into_iter().flatten().map(Token::text);
-            let mut special = added;
-            for token in named {
-                if let Some(id) = tokenizer.id(token) {
-                    special.insert(token.to_owned(), id);
+            let Settings { bos_token, eos_token, unk_token, pad_token, added_tokens_decoder, .. } =
+                &tokenizer.settings;
+            let mut found: BTreeMap<String, Added> = BTreeMap::new();
+            for (content, id) in added {
+                found.insert(content, Added { id, silent: true });
+            }
+            for (id, Described { content, special }) in added_tokens_decoder {
+                if let Ok(id) = id.parse() {
+                    found.insert(content.clone(), Added { id, silent: *special });
                 }
             }
-            tokenizer.special = special.into_iter().collect();
-            tokenizer.special.sort_by_key(|(token, _)| std::cmp::Reverse(token.len()));
+            for token in [bos_token, eos_token, unk_token, pad_token].into_iter().flatten() {
+                if let Some(id) = tokenizer.id(token.text()) {
+                    found.insert(token.text().to_owned(), Added { id, silent: true });
+                }
+            }
+            tokenizer.added = found.into_iter().collect();
+            tokenizer.added.sort_by_key(|(token, _)| std::cmp::Reverse(token.len()));
         }
         tokenizer
+    }
+
+    /// With tokens that begin and end a text where none are known.
+    pub(crate) fn with_missing_marks(mut self, bos: Option<u32>, eos: Option<u32>) -> Self {
+        let token = |id: Option<u32>| id.and_then(|id| self.token(id)).map(Token::Text);
+        let (bos, eos) = (token(bos), token(eos));
+        self.settings.bos_token = self.settings.bos_token.or(bos);
+        self.settings.eos_token = self.settings.eos_token.or(eos);
+        self
     }
 
     /// With a space before each part of a text between special tokens, as the official runs of LLaMA-2 had it
@@ -178,7 +213,9 @@ impl Tokenizer {
                 Model::Fast(model) => {
                     model.add_special_tokens(&[tokenizers::AddedToken::from("<pad>", true)]);
                 }
-                Model::SentencePiece(_) => self.special.push(("<pad>".to_owned(), next)),
+                Model::SentencePiece(_) => {
+                    self.added.push(("<pad>".to_owned(), Added { id: next, silent: true }));
+                }
             }
         }
         self
@@ -206,7 +243,7 @@ impl Tokenizer {
                 let legacy = self.settings.legacy.unwrap_or(true);
                 for (place, part) in self.parts(text).into_iter().enumerate() {
                     match part {
-                        Part::Special(id) => ids.push(id),
+                        Part::Added(id) => ids.push(id),
                         Part::Text("") => {}
                         Part::Text(text) => {
                             let prefix = model.dummy_prefix && (legacy || place == 0);
@@ -231,10 +268,15 @@ impl Tokenizer {
                 .decode(ids, true)
                 .map_err(|error| Error::data("tokens", "some that the tokenizer takes", error)),
             Model::SentencePiece(model) => {
-                let silent =
-                    |id: &u32| model.is_control(*id) || self.special.iter().any(|(_, special)| special == id);
-                let bytes: Vec<u8> =
-                    ids.iter().filter(|id| !silent(id)).flat_map(|&id| model.bytes(id)).collect();
+                let mut bytes = Vec::new();
+                for &id in ids {
+                    match self.added.iter().find(|(_, added)| added.id == id) {
+                        Some((_, added)) if added.silent => {}
+                        Some((text, _)) => bytes.extend_from_slice(text.as_bytes()),
+                        None if model.is_control(id) => {}
+                        None => bytes.extend(model.bytes(id)),
+                    }
+                }
                 let text = String::from_utf8_lossy(&bytes);
                 let text = if model.dummy_prefix { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
                 Ok(text.to_owned())
@@ -247,8 +289,8 @@ impl Tokenizer {
         match &self.model {
             Model::Fast(model) => model.token_to_id(token),
             Model::SentencePiece(model) => {
-                let special = self.special.iter().find(|(text, _)| text == token);
-                special.map(|(_, id)| *id).or_else(|| model.id(token))
+                let added = self.added.iter().find(|(text, _)| text == token);
+                added.map(|(_, added)| added.id).or_else(|| model.id(token))
             }
         }
     }
@@ -258,8 +300,8 @@ impl Tokenizer {
         match &self.model {
             Model::Fast(model) => model.id_to_token(id),
             Model::SentencePiece(model) => {
-                let special = self.special.iter().find(|(_, special)| *special == id);
-                special.map(|(text, _)| text.clone()).or_else(|| model.token(id).map(str::to_owned))
+                let added = self.added.iter().find(|(_, added)| added.id == id);
+                added.map(|(text, _)| text.clone()).or_else(|| model.token(id).map(str::to_owned))
             }
         }
     }
@@ -269,8 +311,8 @@ impl Tokenizer {
         match &self.model {
             Model::Fast(model) => model.get_vocab_size(true),
             Model::SentencePiece(model) => {
-                let special = self.special.iter().map(|(_, id)| *id as usize + 1).max();
-                model.len().max(special.unwrap_or(0))
+                let added = self.added.iter().map(|(_, added)| added.id as usize + 1).max();
+                model.len().max(added.unwrap_or(0))
             }
         }
     }
@@ -314,15 +356,15 @@ impl Tokenizer {
         }
     }
 
-    /// A text cut at special tokens.
+    /// A text cut at added tokens.
     fn parts<'a>(&self, text: &'a str) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
         let (mut start, mut at) = (0, 0);
         while at < text.len() {
-            let found = self.special.iter().find(|(token, _)| text[at..].starts_with(&token[..]));
+            let found = self.added.iter().find(|(token, _)| text[at..].starts_with(&token[..]));
             match found {
-                Some((token, id)) => {
-                    parts.extend([Part::Text(&text[start..at]), Part::Special(*id)]);
+                Some((token, Added { id, .. })) => {
+                    parts.extend([Part::Text(&text[start..at]), Part::Added(*id)]);
                     at += token.len();
                     start = at;
                 }
@@ -337,7 +379,20 @@ impl Tokenizer {
 /// A part of a text.
 enum Part<'a> {
     Text(&'a str),
-    Special(u32),
+    Added(u32),
+}
+
+/// A file of a folder, if it is there.
+fn file_of(folder: &Path, name: &str) -> Option<PathBuf> {
+    Some(folder.join(name)).filter(|path| path.is_file())
+}
+
+/// A `tokenizer.json`, without the truncation and padding that it was last used with.
+fn fast(path: &Path) -> Result<tokenizers::Tokenizer> {
+    let wrong = |error| Error::format(path, "file", "a tokenizer", error);
+    let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(wrong)?;
+    tokenizer.with_padding(None).with_truncation(None).map_err(wrong)?;
+    Ok(tokenizer)
 }
 
 /// Whether a file is named as llama2.c's vocabularies are: `tok512.bin`.
@@ -346,7 +401,103 @@ pub(crate) fn is_llama2c(path: &Path) -> bool {
     starts && path.extension().is_some_and(|extension| extension == "bin")
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|error| Error::format(path, "file", "JSON of its kind", error))
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn write(folder: &Path, name: &str, json: &Value) {
+        std::fs::write(folder.join(name), json.to_string()).unwrap();
+    }
+
+    /// A tokenizer of words, with what it was last used with.
+    fn words() -> Value {
+        let special = json!({
+            "id": 3, "content": "</s>", "special": true,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        });
+        json!({
+            "version": "1.0",
+            "truncation": { "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 },
+            "padding": {
+                "strategy": { "Fixed": 8 }, "direction": "Right", "pad_to_multiple_of": null,
+                "pad_id": 0, "pad_type_id": 0, "pad_token": "a",
+            },
+            "added_tokens": [special],
+            "pre_tokenizer": { "type": "WhitespaceSplit" },
+            "model": { "type": "WordLevel", "vocab": { "a": 0, "b": 1, "c": 2, "</s>": 3 }, "unk_token": "a" },
+        })
+    }
+
+    /// A vocabulary of llama2.c with single letters.
+    fn letters(path: &Path) {
+        let mut bytes = 9_u32.to_le_bytes().to_vec();
+        let mut add = |text: &str| {
+            bytes.extend(0.0_f32.to_le_bytes());
+            bytes.extend((text.len() as u32).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        };
+        ["<unk>", "\n<s>\n", "\n</s>\n"].into_iter().for_each(&mut add);
+        for byte in 0..=255_u8 {
+            add(&format!("<0x{byte:02X}>"));
+        }
+        [" ", "a", "b"].into_iter().for_each(&mut add);
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn what_a_folder_says_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        write(folder, "tokenizer.json", &words());
+        let tokenizer = Tokenizer::open(folder).unwrap();
+        // Neither cut off nor filled up.
+        assert_eq!(tokenizer.encode("a b c", true).unwrap(), [0, 1, 2]);
+        assert_eq!((tokenizer.eos(), tokenizer.chat_template()), (None, None));
+        let completed = tokenizer.with_missing_marks(None, Some(3));
+        assert_eq!((completed.eos(), completed.marks()), (Some(3), [String::new(), "</s>".to_owned()]));
+        std::fs::write(folder.join("chat_template.jinja"), "{{ eos_token }}").unwrap();
+        write(folder, "tokenizer_config.json", &json!({ "bos_token": "b", "chat_template": "old" }));
+        write(folder, "special_tokens_map.json", &json!({ "eos_token": { "content": "</s>" } }));
+        let tokenizer = Tokenizer::open(folder).unwrap();
+        assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(1), Some(3)));
+        assert_eq!(tokenizer.chat_template(), Some("{{ eos_token }}"));
+    }
+
+    #[test]
+    fn sentencepiece_is_taken_beside_another_tokenizer_where_it_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        write(folder, "tokenizer.json", &words());
+        assert!(Tokenizer::open_sentencepiece(folder).unwrap_err().to_string().contains("tokenizer.model"));
+        letters(&folder.join("tok262.bin"));
+        let decoder = json!({
+            "262": { "content": "<tool>", "special": false }, "263": { "content": "<end>", "special": true },
+        });
+        write(folder, "tokenizer_config.json", &json!({ "added_tokens_decoder": decoder, "legacy": false }));
+        assert_eq!(Tokenizer::open(folder).unwrap().len(), 4);
+        let tokenizer = Tokenizer::open_sentencepiece(folder).unwrap();
+        let ids = tokenizer.encode("ab<tool>a<end>", true).unwrap();
+        assert_eq!(ids, [1, 259, 260, 261, 262, 260, 263]);
+        // Of the added tokens those are text that are not special.
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "ab<tool>a");
+        assert_eq!(tokenizer.with_legacy(true).encode("<tool>a", false).unwrap(), [262, 259, 260]);
+    }
+
+    #[test]
+    fn other_tokenizers_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let mut unknown = words();
+        unknown["model"]["type"] = json!("Morse");
+        std::fs::write(&path, unknown.to_string()).unwrap();
+        assert!(Tokenizer::open(folder.path()).unwrap_err().to_string().contains("tokenizer.json"));
+        let path = folder.path().join("tokenizer.model");
+        for bytes in [&b"no protocol buffer"[..], &[0x0a, 0x7f]] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Tokenizer::open_sentencepiece(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.model"), "{error}");
+        }
+    }
 }

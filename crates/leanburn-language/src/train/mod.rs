@@ -78,7 +78,8 @@ pub enum RateDecay {
 }
 
 impl Recipe {
-    /// The published one, of full and of mask fine-tuning alike: 8 devices of a text each, and 16 batches a step.
+    /// The published one, of full and of mask fine-tuning alike: 8 devices of a text each, and 16 batches a step. On one
+    /// device a step takes the [batches](Self::batches_of_step) of all.
     pub fn published() -> Self {
         Self::new().with_devices(8)
     }
@@ -97,9 +98,18 @@ impl Recipe {
         Ok(())
     }
 
+    /// How many batches a step takes on one device.
+    pub fn batches_of_step(&self) -> usize {
+        self.accumulation * self.devices
+    }
+
     /// Steps of a training.
     ///
     /// - rows: texts, or rows of packed texts, of an epoch
+    ///
+    /// # Panics
+    ///
+    /// When a size or a number of batches is 0.
     pub fn steps(&self, rows: usize) -> usize {
         self.epochs * rows.div_ceil(self.batch_size * self.devices).div_ceil(self.accumulation)
     }

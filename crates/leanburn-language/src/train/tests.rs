@@ -6,13 +6,16 @@ use burn::{
     tensor::{TensorData, Tolerance},
 };
 use burn_flex::Flex;
-use leanburn_core::{checkpoint, train::TrainingConfig};
+use leanburn_core::{
+    checkpoint,
+    train::{EpochReport, Hook, TrainingConfig},
+};
 
 use super::*;
 use crate::{
     llama::{Llama, LlamaConfig},
     lora::LoraConfig,
-    mft::{MaskedLlama, ScoreInitial, Subnet},
+    mft::{MaskHook, MaskStart, MaskedLlama, ScoreInitial, Subnet},
 };
 
 type B = Autodiff<Flex>;
@@ -75,6 +78,54 @@ where
 fn gradients_by_layers_are_those_of_the_whole() {
     check_checkpointing(&masked());
     check_checkpointing(&LoraConfig::new().with_rank(3).init(base(), &mut Generator::new(3)).unwrap());
+    check_checkpointing(&base());
+    let biased = LlamaConfig::new(32, 16, 24, 2, 4)
+        .with_initializer_range(0.3)
+        .with_attention_bias(true)
+        .with_mlp_bias(true);
+    let biased: Llama<B> = biased.init(&mut Generator::new(1), &Default::default()).unwrap();
+    check_checkpointing(&biased);
+    let masked =
+        MaskedLlama::new(biased, Subnet::new([0]), ScoreInitial::Normal(0.02), &mut Generator::new(2));
+    check_checkpointing(&masked.unwrap());
+}
+
+#[test]
+fn what_is_merged_learns_whole() {
+    let adapters = LoraConfig::new().init(base(), &mut Generator::new(3)).unwrap();
+    for merged in [masked().merged(), adapters.merged()] {
+        let parameters = leanburn_core::train::parameter_paths::<B, _>(&merged);
+        let (_, gradients) = FineTuning::new(merged, Reduction::Mean).gradients(&batch());
+        assert_eq!(gradients.len(), parameters.len());
+    }
+}
+
+#[test]
+fn enlarged_tables_learn() {
+    let larger = base().resized(40, &mut Generator::new(1)).unwrap();
+    let table = larger.model.embed_tokens.weight.id;
+    let (_, gradients) = FineTuning::new(larger, Reduction::Mean).gradients(&batch());
+    assert_eq!(gradients.get::<Flex, 2>(table).unwrap().dims(), [40, 16]);
+}
+
+#[test]
+fn reports_of_masks_are_kept_over_an_interruption() {
+    let network = masked();
+    let schedule = recipe().schedule(12).unwrap();
+    let start = MaskStart::new(&network, schedule.clone());
+    let mut hook = MaskHook::new(start.clone(), |_| {});
+    let report = EpochReport { epoch: 1, steps: 2, measured: vec![] };
+    let model = FineTuning::new(network, Reduction::Mean);
+    hook.epoch_ended(&report, &model).unwrap();
+    let found = hook.reports().all()[0];
+    assert_eq!((found.steps, found.flip_rate), (2, 0.0));
+    assert!((found.kept_ratio - 0.9).abs() < 0.01);
+    let mobility = (schedule.rate(0) + schedule.rate(1)) / 0.02;
+    assert!((found.mobility / mobility - 1.0).abs() < 0.05, "{} and {mobility}", found.mobility);
+    let mut again = MaskHook::new(start, |_| {});
+    let state = Hook::<B, FineTuning<B, MaskedLlama<B>>>::state(&hook);
+    Hook::<B, FineTuning<B, MaskedLlama<B>>>::restore(&mut again, state).unwrap();
+    assert_eq!(again.reports().all(), [found]);
 }
 
 /// Trains for two epochs; gives the parameters.
