@@ -27,35 +27,15 @@ use leanburn::{
     },
 };
 use leanburn_datasets::{Hue, MovingDigits};
-use leanburn_examples::{Bar, moving_digits};
+use leanburn_examples::{Bar, moving_digits, run_folder};
 use options::{Data, Network, Options};
 use serde::Serialize;
-use serde_json::Value;
 
 /// What `config.json` has: the options, and what came of them.
 #[derive(Serialize)]
 struct Written<'a> {
     options: &'a Options,
     recipe: Recipe,
-}
-
-/// A run goes on with the options that it began with.
-fn same_options(folder: &RunFolder, written: &Written) -> Result<()> {
-    let path = folder.file("config.json");
-    let before: Value = leanburn::core::report::read_json(&path)?;
-    let now = serde_json::to_value(written).expect("options are JSON");
-    for part in ["options", "recipe"] {
-        for (name, value) in now[part].as_object().into_iter().flatten() {
-            // The folder's own name, and what changes no result.
-            if ["output", "dashboard"].contains(&name.as_str()) || before[part][name] == *value {
-                continue;
-            }
-            let expected =
-                format!("{}, with which the run began, as --resume goes on with it", before[part][name]);
-            return Err(Error::format(path, name, expected, value));
-        }
-    }
-    Ok(())
 }
 
 /// Writes a file that a resumed run may have written before.
@@ -91,16 +71,13 @@ fn run(options: &Options) -> Result<()> {
     // Before a folder is made for nothing.
     options.check()?;
     let written = Written { options, recipe: options.recipe() };
-    let folder = match &options.output {
-        Some(path) if options.resume && path.join("config.json").exists() => {
-            let folder = RunFolder::open(path)?;
-            same_options(&folder, &written)?;
-            folder
-        }
-        Some(path) => RunFolder::create(path)?,
-        None => RunFolder::create_numbered("runs", "frame-flexible")?,
+    let folder = if let Some(path) = &options.output {
+        run_folder(path, options.resume, &written)?
+    } else {
+        let folder = RunFolder::create_numbered("runs", "frame-flexible")?;
+        folder.write_json("config.json", &written)?;
+        folder
     };
-    write_once(&folder, "config.json", |name| folder.write_json(name, &written))?;
     if options.data == Data::MovingDigits {
         let digits = |videos, seed, rows| {
             moving_digits(

@@ -117,12 +117,14 @@ pub(crate) struct Options {
     pub(crate) published_shift: bool,
     /// Whether burn-train's dashboard is shown, in a terminal.
     #[arg(long)]
+    #[serde(skip)]
     pub(crate) dashboard: bool,
     /// Whether trainings keep checkpoints in the output folder, from which they go on when they were interrupted.
     #[arg(long)]
     pub(crate) resume: bool,
     /// Where to write; a numbered folder under `runs` when absent.
     #[arg(long)]
+    #[serde(skip)]
     pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]

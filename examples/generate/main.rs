@@ -4,7 +4,6 @@ use std::{io::Write, path::PathBuf, time::Instant};
 
 use clap::Parser;
 use leanburn::{
-    burn::tensor::DType,
     language::{
         chat::{ChatTemplate, Message, Role},
         folder::ModelFolder,
@@ -12,7 +11,7 @@ use leanburn::{
     },
     prelude::*,
 };
-use leanburn_examples::{Common, options};
+use leanburn_examples::{Common, Precision, options};
 
 /// Generates text.
 #[derive(Parser)]
@@ -42,9 +41,12 @@ struct Options {
     /// A text that ends it; may be given several times.
     #[arg(long)]
     stop: Vec<String>,
-    /// The token that begins a text is left out.
-    #[arg(long)]
-    no_bos: bool,
+    /// The type of the weights.
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Precision,
+    /// Whether the token that begins a text stands before the prompt; when absent, of prompts without a template alone.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    bos: Option<bool>,
     #[command(flatten)]
     common: Common,
 }
@@ -61,7 +63,7 @@ fn run(options: Options) -> Result<()> {
     let folder = ModelFolder::open(&options.model)?;
     let tokenizer = folder.tokenizer()?;
     let device = leanburn::device::parse(&options.common.device)?;
-    let network = folder.load::<Dispatch>(DType::F32, &device)?;
+    let network = folder.load::<Dispatch>(options.dtype.into(), &device)?;
     let mut config = folder
         .generation()?
         .with_max_new_tokens(options.tokens)
@@ -88,8 +90,8 @@ fn run(options: Options) -> Result<()> {
     print!("{prompt}");
     let started = Instant::now();
     let mut tokens = 0;
-    // A template writes the token that begins a text itself.
-    let special = !options.no_bos && options.chat.is_none();
+    // A model's own template writes the token that begins a text itself, and those of open-instruct are without one.
+    let special = options.bos.unwrap_or(options.chat.is_none());
     let show = |_: usize, text: &str| {
         print!("{text}");
         // What cannot be shown now is shown later.

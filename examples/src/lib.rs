@@ -1,19 +1,34 @@
-//! What the examples share: the options `--device` and `--seed`, a progress bar, a task for small language models, and the
-//! allocator.
+//! What the examples share: the options `--device` and `--seed`, folders of runs that go on, Ctrl-C, a progress bar, a task
+//! for small language models, and the allocator.
 
 mod affine;
 
 pub use affine::AffineTask;
 
-use clap::{Args, Parser};
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use clap::{Args, Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use leanburn::{
-    anomaly::sla2p::Progress, core::Result, device, graph::History, prelude::DispatchDevice,
-    video::videos::MemoryVideos, vision::image::Image,
+    anomaly::sla2p::Progress,
+    burn::{tensor::DType, train::Interrupter},
+    core::{
+        Error, Result,
+        report::{self, RunFolder},
+    },
+    device,
+    graph::History,
+    prelude::DispatchDevice,
+    video::videos::MemoryVideos,
+    vision::image::Image,
 };
 use leanburn_datasets::MovingDigits;
 use mimalloc::MiMalloc;
 use serde::Serialize;
+use serde_json::Value;
 
 /// Burn's CPU backends take memory for every result. The C library's allocator gives large pieces back to the system at
 /// once and has them cleared again, which costs more than some computations: see `docs/devices.md`.
@@ -43,6 +58,28 @@ impl Common {
     }
 }
 
+/// The type of a network's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// float32
+    F32,
+    /// bfloat16
+    Bf16,
+    /// float16
+    F16,
+}
+
+impl From<Precision> for DType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::BF16,
+            Precision::F16 => Self::F16,
+        }
+    }
+}
+
 /// The program's options. `--device list` is answered here, whatever other options there are. Warnings of the library are
 /// shown from here on.
 pub fn options<T: Parser>() -> T {
@@ -57,6 +94,56 @@ pub fn options<T: Parser>() -> T {
         std::process::exit(0);
     }
     T::parse()
+}
+
+/// The folder of a run: a new one, or the one that was begun, if the run goes on.
+///
+/// - settings: what `config.json` has of a run
+///
+/// # Errors
+///
+/// When a new run's folder is not empty, or the run was begun with other settings.
+pub fn run_folder(path: &Path, resume: bool, settings: &impl Serialize) -> Result<RunFolder> {
+    if !(resume && path.join("config.json").exists()) {
+        let folder = RunFolder::create(path)?;
+        folder.write_json("config.json", settings)?;
+        return Ok(folder);
+    }
+    let folder = RunFolder::open(path)?;
+    let file = folder.file("config.json");
+    let before: Value = report::read_json(&file)?;
+    let now = serde_json::to_value(settings).expect("settings are JSON");
+    check_same(&file, "settings", &before, &now)?;
+    Ok(folder)
+}
+
+fn check_same(file: &Path, name: &str, before: &Value, now: &Value) -> Result<()> {
+    if let Value::Object(parts) = now {
+        return parts.iter().try_for_each(|(name, now)| check_same(file, name, &before[name], now));
+    }
+    if before == now {
+        return Ok(());
+    }
+    let expected = format!("{before}, with which the run began, as --resume goes on with it");
+    Err(Error::format(file, name, expected, now))
+}
+
+/// Lets Ctrl-C end a training after the step under way, with a checkpoint; a second Ctrl-C ends the program at once.
+///
+/// - training: the handle of the training that runs now
+pub fn end_on_interrupt(training: Interrupter) {
+    static RUNNING: Mutex<Option<Interrupter>> = Mutex::new(None);
+    let running = || RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let handler = move || match running().take() {
+        Some(training) => {
+            eprintln!("ends after this step; Ctrl-C again to end at once");
+            training.stop(Some("Ctrl-C"));
+        }
+        None => std::process::exit(130),
+    };
+    *running() = Some(training);
+    // It is there already from the training before.
+    let _ = ctrlc::set_handler(handler);
 }
 
 /// Moving digits as a source of videos, all of them in memory.
@@ -103,6 +190,18 @@ impl Bar {
         self.0.set_length(epochs as u64);
         self.0.set_position(epoch as u64);
         self.0.set_message(format!("epoch {epoch}, accuracy {accuracy:.2} %"));
+    }
+
+    /// Shows how many steps are done.
+    pub fn steps(&self, done: usize, steps: usize) {
+        self.0.set_length(steps as u64);
+        self.0.set_position(done as u64);
+        self.0.set_message(format!("step {done} of {steps}"));
+    }
+
+    /// Prints a line above the bar.
+    pub fn print(&self, line: &str) {
+        self.0.suspend(|| println!("{line}"));
     }
 
     /// Shows where the detector is.
