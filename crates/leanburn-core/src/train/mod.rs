@@ -41,7 +41,7 @@ pub use {
     config::{EpochReport, Hook, Trained, Training, TrainingConfig},
     history::{History, Measured},
     loader::{Batch, Batches, BurnLoader, Dataset, Loader},
-    parameters::{ParameterGroups, clipped, gradient_norm, parameter_paths},
+    parameters::{ParameterGroups, clipped, contiguous_gradients, gradient_norm, parameter_paths},
 };
 
 use burn::tensor::backend::AutodiffBackend;

@@ -12,6 +12,8 @@ use burn::{
     },
 };
 
+use crate::nn::contiguous;
+
 /// Tells the parameters of a group by their paths.
 type Selects = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -251,6 +253,25 @@ impl<B: Backend> OnGradient<B> for Split<'_> {
             self.parts[group].register::<B, D>(id, gradient);
         }
     }
+}
+
+/// The gradients, laid out as their parameters are: those of matrices that are applied transposed come transposed, and CPUs
+/// take many times as long for what is done with them then.
+pub fn contiguous_gradients<B: AutodiffBackend, M: AutodiffModule<B>>(
+    model: &M,
+    gradients: GradientsParams,
+) -> GradientsParams {
+    struct LayOut(GradientsParams);
+    impl<B: Backend> OnGradient<B> for LayOut {
+        fn on<const D: usize>(&mut self, id: ParamId) {
+            if let Some(gradient) = self.0.remove::<B, D>(id) {
+                self.0.register::<B, D>(id, contiguous(gradient));
+            }
+        }
+    }
+    let mut lay_out = LayOut(gradients);
+    visit_gradients::<B, M>(model, &mut lay_out);
+    lay_out.0
 }
 
 /// The gradients, each times `factor`.

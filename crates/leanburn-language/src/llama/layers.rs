@@ -367,7 +367,8 @@ fn attend<B: Backend>(
         mask.unsqueeze::<4>().expand([batch, heads, length, keys])
     };
     let hidden = if causal { Some(after()) } else { hidden };
-    let scores = (query * (width as f64).powf(-0.5)).matmul(key.swap_dims(2, 3)).cast(wide(dtype));
+    // Not the query, which lies otherwise in memory than it is read.
+    let scores = query.matmul(key.swap_dims(2, 3)).cast(wide(dtype)) * (width as f64).powf(-0.5);
     let scores = match hidden {
         Some(hidden) => scores.mask_fill(hidden, f32::NEG_INFINITY),
         None => scores,

@@ -42,14 +42,14 @@ pub fn inverse_frequencies(config: &LlamaConfig, length: usize) -> Vec<f32> {
     scaled.into_iter().map(|inverse| inverse as f32).collect()
 }
 
-/// The cosines and sines by which queries and keys are turned, laid out as these are: to multiply values that lie side by
-/// side is many times faster than along a dimension in the middle.
+/// The cosines and sines by which queries and keys are turned, laid out as these are: to multiply rows that lie side by side is
+/// many times faster than to repeat values along dimensions in the middle.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotary<B: Backend> {
-    /// `[1, length, heads, head_dim]`, or with a row for each of the batch; those of the queries and of the keys.
-    cosines: Tensor<B, 4>,
+    /// `[1, length * heads * head_dim]`, or with a row for each of the batch; the heads are those of the queries and of the keys.
+    cosines: Tensor<B, 2>,
     /// The first half of each head has the other sign.
-    sines: Tensor<B, 4>,
+    sines: Tensor<B, 2>,
 }
 
 impl<B: Backend> Rotary<B> {
@@ -63,8 +63,8 @@ impl<B: Backend> Rotary<B> {
     ) -> Self {
         let inverse = inverse_frequencies(config, length);
         let heads = config.num_attention_heads + config.key_value_heads();
-        let shape = [positions.len(), positions[0].len(), heads, 2 * inverse.len()];
-        let table = |of_angle: fn(f32) -> [f32; 2]| -> Tensor<B, 4> {
+        let shape = [positions.len(), positions[0].len() * heads * 2 * inverse.len()];
+        let table = |of_angle: fn(f32) -> [f32; 2]| -> Tensor<B, 2> {
             let mut values = Vec::with_capacity(shape.iter().product());
             for &position in positions.iter().flatten() {
                 let pairs = inverse.iter().map(|inverse| of_angle(position as f32 * inverse));
@@ -81,10 +81,13 @@ impl<B: Backend> Rotary<B> {
     ///
     /// - x: `[batch, length, heads, head_dim]`, the heads of the queries and of the keys
     pub(crate) fn rotate(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let half = x.dims()[3] / 2;
-        let dtype = x.dtype();
+        let [batch, length, heads, width] = x.dims();
+        let (half, dtype) = (width / 2, x.dtype());
         let swapped = Tensor::cat(vec![x.clone().narrow(3, half, half), x.clone().narrow(3, 0, half)], 3);
-        x * self.cosines.clone().cast(dtype) + swapped * self.sines.clone().cast(dtype)
+        let rows = |x: Tensor<B, 4>| x.reshape([batch, length * heads * width]);
+        let turned =
+            rows(x) * self.cosines.clone().cast(dtype) + rows(swapped) * self.sines.clone().cast(dtype);
+        turned.reshape([batch, length, heads, width])
     }
 }
 

@@ -178,7 +178,7 @@ impl Subnet {
         let distinct = masked.is_sorted_by(|a, b| a < b);
         if masked.is_empty() || !distinct || masked.last().is_some_and(|last| *last >= layers) {
             let expected = format!("layers from 0 to {}, each once", layers.saturating_sub(1));
-            return Err(Error::setting("masked_layers", expected, format!("{:?}", self.layers)));
+            return Err(Error::setting("masked_layers", expected, format!("{masked:?}")));
         }
         let matrices = self.mode.matrices();
         Ok(masked

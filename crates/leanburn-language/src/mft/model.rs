@@ -9,6 +9,7 @@ use burn::{
 use leanburn_core::{
     Error, Result,
     checkpoint::{self, Checkpoint},
+    nn::contiguous,
     random::Generator,
 };
 
@@ -237,7 +238,7 @@ impl<B: AutodiffBackend> Trainable<B> for MaskedLlama<B> {
             let Some(gradient) = gradient else { continue };
             let weight = self.base.get().projection(place).weight.val().inner();
             let dtype = scores.dtype();
-            let of_mask = gradient.cast(dtype) * weight.cast(dtype);
+            let of_mask = contiguous(gradient).cast(dtype) * weight.cast(dtype);
             let gradient = self.subnet.kind.gradient(of_mask, scores.val().inner());
             of_scores.register::<B::InnerBackend, 2>(scores.id, gradient);
         }

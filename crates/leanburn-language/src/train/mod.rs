@@ -23,7 +23,7 @@ use leanburn_core::{
     Error, Result, at_least_one,
     random::Generator,
     schedule::{Decay, Schedule},
-    train::{Dataset, Loader, ParameterGroups, Training},
+    train::{Dataset, Loader, ParameterGroups, Training, contiguous_gradients},
 };
 use serde::{Deserialize, Serialize};
 
@@ -215,7 +215,11 @@ where
         let noise = Some(batch.noise);
         let hidden = self.network.pass(batch.tokens.clone(), &batch.sequences, noise, None);
         let [mean, objective] = self.losses(batch, hidden);
-        (mean, self.network.gradients(&mut objective.backward()))
+        (mean, self.of_parameters(&mut objective.backward()))
+    }
+
+    fn of_parameters(&self, gradients: &mut B::Gradients) -> GradientsParams {
+        contiguous_gradients::<B, N>(&self.network, self.network.gradients(gradients))
     }
 
     /// [`gradients`](Self::gradients) of one layer after the other, from the last to the lowest that training changes.
@@ -243,18 +247,18 @@ where
             Tensor::<B, 3>::from_inner(leaf.grad_remove(gradients).expect("the loss depends on it"))
         };
         let mut gradient = of(&leaf, &mut gradients);
-        all.accumulate(network, network.gradients(&mut gradients));
+        all.accumulate(network, self.of_parameters(&mut gradients));
         let surroundings = network.surroundings(&batch.sequences, 0);
         for (layer, input) in inputs.into_iter().rev() {
             let leaf = Tensor::<B, 3>::from_inner(input).require_grad();
             let output = network.layer(layer, leaf.clone(), &surroundings, noise, None);
             let mut gradients = (output * gradient).sum().backward();
             gradient = of(&leaf, &mut gradients);
-            all.accumulate(network, network.gradients(&mut gradients));
+            all.accumulate(network, self.of_parameters(&mut gradients));
         }
         if first.is_none() {
             let mut gradients = (network.embedded(tokens) * gradient).sum().backward();
-            all.accumulate(network, network.gradients(&mut gradients));
+            all.accumulate(network, self.of_parameters(&mut gradients));
         }
         (mean, all.grads())
     }
