@@ -27,7 +27,7 @@ use leanburn::{
     },
 };
 use leanburn_datasets::{Hue, MovingDigits};
-use leanburn_examples::{Bar, moving_digits, run_folder};
+use leanburn_examples::{Bar, moving_digits, run_folder, write_once};
 use options::{Data, Network, Options};
 use serde::Serialize;
 
@@ -36,11 +36,6 @@ use serde::Serialize;
 struct Written<'a> {
     options: &'a Options,
     recipe: Recipe,
-}
-
-/// Writes a file that a resumed run may have written before.
-fn write_once(folder: &RunFolder, name: &str, write: impl FnOnce(&str) -> Result<()>) -> Result<()> {
-    if folder.file(name).exists() { Ok(()) } else { write(name) }
 }
 
 /// A row of the results.

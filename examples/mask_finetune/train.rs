@@ -13,7 +13,7 @@ use leanburn::{
     },
     core::{
         random::{Generator, streams},
-        report::{self, RunFolder},
+        report::RunFolder,
         schedule::Schedule,
         train::{Batches, BestEpoch, Dataset, EpochReport, Hook, Loader, Measured, Training, TrainingConfig},
     },
@@ -31,7 +31,7 @@ use leanburn::{
     },
     prelude::*,
 };
-use leanburn_examples::{Bar, Common, Precision, end_on_interrupt, run_folder};
+use leanburn_examples::{Bar, Common, Precision, end_on_interrupt, run_folder, write_once};
 use serde::Serialize;
 
 use crate::{SubnetOptions, TextOptions, arithmetic};
@@ -227,8 +227,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Some(model) = &options.model else { return arithmetic::run(options) };
     let folder = ModelFolder::open(model)?;
     let subnet = options.subnet.subnet();
-    let is_masked = !matches!(options.method, Method::Fft | Method::Lora);
-    if is_masked {
+    if !matches!(options.method, Method::Fft | Method::Lora) {
         subnet.places(folder.config().num_hidden_layers)?;
     }
     let data = Data::read(options, &folder)?;
@@ -263,7 +262,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let outcome = train(options, &data, schedule, network, &run, bar, |training| training)?;
             let Some(outcome) = outcome else { return Ok(()) };
             (steps, epoch) = (outcome.steps, Some(outcome.epoch));
-            write_once(&run, "adapter", |path| outcome.network.save(path))?;
+            write_once(&run, "adapter", |name| outcome.network.save(run.file(name)))?;
             outcome.network.merged()
         }
         Method::Mft => {
@@ -284,10 +283,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let outcome = train(options, &data, schedule, network, &run, bar, customise)?;
             let Some(outcome) = outcome else { return Ok(()) };
             (steps, epoch) = (outcome.steps, Some(outcome.epoch));
-            report = Some(start.report(&outcome.network, steps));
-            write_once(&run, "masks.csv", |path| report::write_csv(path, reports.all()))?;
-            write_once(&run, "scores.safetensors", |path| outcome.network.save_scores(path))?;
             let masks = outcome.network.masks();
+            report = Some(start.report(&masks, steps));
+            write_once(&run, "masks.csv", |name| run.write_csv(name, reports.all()))?;
+            write_once(&run, "scores.safetensors", |name| outcome.network.save_scores(run.file(name)))?;
             drop(outcome);
             masked(&masks, &folder, options, &run)?
         }
@@ -297,7 +296,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Method::L1 => masked(&Masks::smallest_weights(&base, &subnet)?, &folder, options, &run)?,
     };
     let after = data.held_out_loss(&result, options)?;
-    write_once(&run, "model", |path| folder::write(&result, path, Some(&folder), WriteOptions::default()))?;
+    let write = |name: &str| folder::write(&result, run.file(name), Some(&folder), WriteOptions::default());
+    write_once(&run, "model", write)?;
     let Data { conversations, learned, left_out, cut_off, .. } = data;
     let report = Report {
         method: options.method,
@@ -324,14 +324,8 @@ fn masked(
     options: &Options,
     run: &RunFolder,
 ) -> Result<Llama<Dispatch>> {
-    write_once(run, "masks.safetensors", |path| masks.save(path))?;
+    write_once(run, "masks.safetensors", |name| masks.save(run.file(name)))?;
     masks.apply(&folder.load::<Dispatch>(folder.dtype()?, &options.common.device()?)?)
-}
-
-/// Writes a file or a folder that a run which goes on may have written before.
-fn write_once(run: &RunFolder, name: &str, write: impl FnOnce(PathBuf) -> Result<()>) -> Result<()> {
-    let path = run.file(name);
-    if path.exists() { Ok(()) } else { write(path) }
 }
 
 /// What is trained on, and what is held out.
@@ -450,7 +444,7 @@ where
         println!("ended after step {}: --resume goes on", trained.steps);
         return Ok(None);
     }
-    write_once(run, "metrics.csv", |path| report::write_csv(path, trained.history.measured()))?;
+    write_once(run, "metrics.csv", |name| run.write_csv(name, trained.history.measured()))?;
     let (model, epoch) = if options.best {
         BestEpoch::load(run.path(), trained.model)?
     } else {

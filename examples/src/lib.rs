@@ -117,6 +117,15 @@ pub fn run_folder(path: &Path, resume: bool, settings: &impl Serialize) -> Resul
     Ok(folder)
 }
 
+/// Writes a file or a folder of a run that a run which goes on may have written before.
+///
+/// # Errors
+///
+/// That of `write`, which gets the name.
+pub fn write_once(folder: &RunFolder, name: &str, write: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    if folder.file(name).exists() { Ok(()) } else { write(name) }
+}
+
 fn check_same(file: &Path, name: &str, before: &Value, now: &Value) -> Result<()> {
     if let Value::Object(parts) = now {
         return parts.iter().try_for_each(|(name, now)| check_same(file, name, &before[name], now));

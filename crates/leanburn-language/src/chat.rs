@@ -224,7 +224,7 @@ mod tests {
         let error = broken.unwrap_err().to_string();
         assert!(error.contains(":3"), "{error}");
         assert!(ChatTemplate::named("tulo").unwrap_err().to_string().contains("tulu"));
-        // With words as tokens, "a </s>" is longer than "a b</s>".
+        // Of the first message alone it makes "a c d", and of both "a b".
         let words = |text: &str| Ok(text.split_whitespace().map(|_| 0).collect());
         let messages = [Message::new(Role::User, "a"), Message::new(Role::System, "b")];
         let shrinking = ChatTemplate::new(

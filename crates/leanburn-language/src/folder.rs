@@ -123,8 +123,7 @@ impl ModelFolder {
     ///
     /// When there is none, or a file is not of its format.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let LlamaConfig { bos_token_id, eos_token_ids, .. } = &self.config;
-        Ok(Tokenizer::open(&self.path)?.with_missing_marks(*bos_token_id, eos_token_ids.first().copied()))
+        Ok(self.with_marks(Tokenizer::open(&self.path)?))
     }
 
     /// The tokenizer of SentencePiece's file, where there is a `tokenizer.json` as well: the slow one of the transformers
@@ -134,9 +133,11 @@ impl ModelFolder {
     ///
     /// When there is no `tokenizer.model`, or a file is not of its format.
     pub fn slow_tokenizer(&self) -> Result<Tokenizer> {
-        let LlamaConfig { bos_token_id, eos_token_ids, .. } = &self.config;
-        let tokenizer = Tokenizer::open_sentencepiece(&self.path)?;
-        Ok(tokenizer.with_missing_marks(*bos_token_id, eos_token_ids.first().copied()))
+        Ok(self.with_marks(Tokenizer::open_sentencepiece(&self.path)?))
+    }
+
+    fn with_marks(&self, tokenizer: Tokenizer) -> Tokenizer {
+        tokenizer.with_missing_marks(self.config.bos_token_id, self.config.eos_token_ids.first().copied())
     }
 
     /// How the model's publishers generate with it; greedily where `generation_config.json` does not say.

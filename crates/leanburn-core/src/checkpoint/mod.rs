@@ -475,8 +475,8 @@ impl<B: Backend> ModuleVisitor<B> for Layouts {
     }
 }
 
-/// Whether a part of a module is an enum's variant, whose name is no part of a path.
-fn is_variant(container: &str) -> bool {
+/// Whether a part of a module is an enum's variant, which Burn enters as a module: its name is no part of a path.
+pub(crate) fn is_variant(container: &str) -> bool {
     container.starts_with("Enum:")
 }
 

@@ -7,7 +7,6 @@ use burn::{
     module::{AutodiffModule, Module},
     tensor::backend::{AutodiffBackend, Backend},
 };
-use serde::{Deserialize, Serialize};
 
 use super::{EpochReport, Hook};
 use crate::{
@@ -23,13 +22,8 @@ const FILE: &str = "best.safetensors";
 pub struct BestEpoch {
     folder: PathBuf,
     metric: String,
-    best: Option<Best>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Best {
-    epoch: usize,
-    value: f64,
+    /// The lowest value so far.
+    best: Option<f64>,
 }
 
 impl BestEpoch {
@@ -63,8 +57,8 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Hook<B, M> for BestEpoch {
                 "none of its name",
             ));
         };
-        let found = Best { epoch: report.epoch, value: measured.value };
-        if self.best.is_some_and(|best| found.value.is_nan() || found.value >= best.value) {
+        let found = measured.value;
+        if self.best.is_some_and(|best| found.is_nan() || found >= best) {
             return Ok(());
         }
         // Under another name first, so that the file is the one before or the new one.
@@ -85,7 +79,7 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Hook<B, M> for BestEpoch {
 
     fn restore(&mut self, state: serde_json::Value) -> Result<()> {
         self.best = serde_json::from_value(state)
-            .map_err(|error| Error::data("state of the best epoch", "an epoch and a value", error))?;
+            .map_err(|error| Error::data("state of the best epoch", "a number, or none", error))?;
         Ok(())
     }
 }

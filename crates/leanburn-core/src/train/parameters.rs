@@ -12,7 +12,7 @@ use burn::{
     },
 };
 
-use crate::nn::contiguous;
+use crate::{checkpoint::is_variant, nn::contiguous};
 
 /// Tells the parameters of a group by their paths.
 type Selects = Arc<dyn Fn(&str) -> bool + Send + Sync>;
@@ -201,14 +201,13 @@ pub fn parameter_paths<B: Backend, M: burn::module::Module<B>>(module: &M) -> Ve
     }
     impl<B: Backend> ModuleVisitor<B> for Paths {
         fn enter_module(&mut self, name: &str, container: &str) {
-            // Burn enters the variant of an enum as a module; published names have none.
-            if !container.starts_with("Enum:") {
+            if !is_variant(container) {
                 self.path.push(name.to_owned());
             }
         }
 
         fn exit_module(&mut self, _name: &str, container: &str) {
-            if !container.starts_with("Enum:") {
+            if !is_variant(container) {
                 self.path.pop();
             }
         }

@@ -52,14 +52,13 @@ impl MaskStart {
 
     /// What has become of the masks.
     ///
-    /// - network: as it is now
+    /// - masks: as they are now
     /// - steps: so far
     ///
     /// # Panics
     ///
-    /// When other matrices are masked.
-    pub fn report<B: Backend>(&self, network: &MaskedLlama<B>, steps: usize) -> MaskReport {
-        let masks = network.masks();
+    /// When they are of other matrices.
+    pub fn report(&self, masks: &Masks, steps: usize) -> MaskReport {
         let moved: f64 = (0..steps).map(|step| self.schedule.rate(step)).sum();
         MaskReport {
             steps,
@@ -106,7 +105,7 @@ impl<F: FnMut(MaskReport) + Send> MaskHook<F> {
 
 impl<B: AutodiffBackend, F: FnMut(MaskReport) + Send> Hook<B, FineTuning<B, MaskedLlama<B>>> for MaskHook<F> {
     fn epoch_ended(&mut self, report: &EpochReport, model: &FineTuning<B, MaskedLlama<B>>) -> Result<()> {
-        let report = self.start.report(&model.network, report.steps);
+        let report = self.start.report(&model.network.masks(), report.steps);
         self.reports.reports().push(report);
         (self.show)(report);
         Ok(())
